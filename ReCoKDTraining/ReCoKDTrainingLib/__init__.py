@@ -1,0 +1,1 @@
+"""ReCoKD training: datasets, losses, distiller, trainer and evaluation."""
