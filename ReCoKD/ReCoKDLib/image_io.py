@@ -1,0 +1,153 @@
+"""Volumes from and to files, through SimpleITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError, OutputError
+from .files import atomic_file, full_suffix
+from .volume import Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+LABEL_MAP_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# A slice further than this fraction of the slice distance from its place means missing or uneven slices.
+_UNEVEN_SLICES = 0.1
+
+
+def read_volume(path: Path) -> Volume:
+    """Read one scalar 3D image: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
+
+    The voxels stay in the file's own order and type; nothing is reoriented.
+
+    Raises:
+        InputError: Missing, not an image, not three-dimensional, several values a voxel, or a folder without
+            exactly one even DICOM series.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Check the path.")
+    image = _read_dicom_folder(path) if path.is_dir() else _read_file(path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} values in each voxel (a colour or vector image). "
+            "Give one scalar image; several channels are given as several files."
+        )
+    return _from_sitk(image, path)
+
+
+def _from_sitk(image: sitk.Image, path: Path) -> Volume:
+    import SimpleITK as sitk
+
+    suffix = "" if path.is_dir() else full_suffix(path)
+    name = path.name[: len(path.name) - len(suffix)] if suffix else path.name
+    return Volume(sitk.GetArrayFromImage(image)[None], _ijk_to_ras(image), name)
+
+
+def _ijk_to_ras(image: sitk.Image) -> npt.NDArray[np.float64]:
+    lps = np.eye(4)
+    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    matrix: npt.NDArray[np.float64] = _LPS_TO_RAS @ lps
+    return matrix
+
+
+def _read_file(path: Path) -> sitk.Image:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        # A trailing axis of length one is how some programs write a 3D image.
+        if len(size) < 3 or 1 in size[:3] or any(n != 1 for n in size[3:]):
+            kind = "a single slice" if len(size) < 3 or 1 in size[:3] else f"a {len(size)}D series"
+            raise InputError(
+                f"{path} is {kind} (size {' x '.join(map(str, size))}); a 3D image is needed. "
+                + ("Give the folder with all slices." if "slice" in kind else "Split it into single volumes first.")
+            )
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} could not be read as an image ({_reason(error)}). Give a NIfTI, NRRD or MetaImage file, "
+            "or a folder with a DICOM series."
+        ) from error
+    return image[(slice(None),) * 3 + (0,) * (len(size) - 3)] if len(size) > 3 else image
+
+
+def _reason(error: RuntimeError) -> str:
+    """The telling line of an ITK exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.lower().startswith(("itk::error", "error:", "could not", "unable"))]
+    line = (telling or lines or ["unknown reason"])[-1]
+    return line.split("): ", 1)[-1].rstrip(".")[:200]
+
+
+def _read_dicom_folder(path: Path) -> sitk.Image:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader()
+    series = list(reader.GetGDCMSeriesIDs(str(path)))
+    if not series:
+        raise InputError(f"The folder {path} holds no DICOM series. Give an image file or a folder with DICOM files.")
+    if len(series) > 1:
+        raise InputError(
+            f"The folder {path} holds {len(series)} DICOM series. Put the one to be segmented into a folder of its own."
+        )
+    names = reader.GetGDCMSeriesFileNames(str(path), series[0])
+    if len(names) == 1:
+        return _read_file(Path(names[0]))  # an enhanced (multi-frame) file is a volume, a lone slice is refused
+    reader.SetFileNames(names)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"The DICOM series in {path} could not be read ({_reason(error)}).") from error
+    key = "ITK_non_uniform_sampling_deviation"
+    deviation = float(image.GetMetaData(key)) if image.HasMetaDataKey(key) else 0.0
+    if deviation > _UNEVEN_SLICES * image.GetSpacing()[2]:
+        raise InputError(
+            f"The slices of the DICOM series in {path} are unevenly spaced (by up to {deviation:.2f} mm): slices are "
+            "missing or the gantry was tilted, so positions would be wrong. Complete or regularise the series first, "
+            "in Slicer with the DICOM module (acquisition geometry regularization)."
+        )
+    return image
+
+
+def label_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A label map in the smallest unsigned type that every reader knows."""
+    return array.astype(np.uint8 if array.max(initial=0) < 256 else np.uint16)
+
+
+def write_label_map(labels: Volume, path: Path, overwrite: bool = False) -> None:
+    """Write a one-channel label map to NIfTI, NRRD or MetaImage, whole or not at all.
+
+    Raises:
+        OutputError: The suffix is not one of :data:`LABEL_MAP_SUFFIXES`, the file exists and ``overwrite`` is
+            False, or it cannot be written.
+    """
+    import SimpleITK as sitk
+
+    if full_suffix(path).lower() not in LABEL_MAP_SUFFIXES:
+        raise OutputError(f"{path} cannot be written as a label map. Use one of {', '.join(LABEL_MAP_SUFFIXES)}.")
+    image = sitk.GetImageFromArray(label_array(labels.array[0]))
+    lps = _LPS_TO_RAS @ labels.ijk_to_ras
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    with atomic_file(path, overwrite) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OutputError(
+                f"{path} could not be written ({_reason(error)}). Nothing was changed. "
+                "Check the free space and the permissions of the folder."
+            ) from error

@@ -1,0 +1,83 @@
+"""Building the networks that a plan describes, from ``dynamic-network-architectures``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import PlanError
+from .plan import _IMPORTABLE, Architecture
+
+_CLASSES = {
+    "dynamic_network_architectures.architectures.unet.PlainConvUNet": "PlainConvUNet",
+    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet": "ResidualEncoderUNet",
+}
+
+
+def _imported(name: str) -> Any:
+    if name not in _IMPORTABLE:
+        raise PlanError(f"The plan's network uses {name!r}, which is not on the list of known classes.")
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build_network(
+    architecture: Architecture, in_channels: int, out_channels: int, deep_supervision: bool = False
+) -> nn.Module:
+    """The network with nnU-Net's initialisation (He, negative slope 0.01; zero last norm in residual blocks).
+
+    It has ``encoder`` (returns the list of all stages' features, bottleneck last) and ``decoder`` (takes that list;
+    returns one (B, out, D, H, W) tensor, or with deep supervision a list of them, full resolution first).
+
+    Raises:
+        PlanError: The class is not known or refuses its arguments.
+    """
+    class_name = _CLASSES.get(architecture.network_class_name)
+    if class_name is None:
+        raise PlanError(
+            f"The network class {architecture.network_class_name!r} is not known. Known: {', '.join(_CLASSES)}."
+        )
+    from dynamic_network_architectures.architectures import unet
+
+    kwargs = dict(architecture.arch_kwargs)
+    for key in architecture.requires_import:
+        if kwargs.get(key) is not None:
+            kwargs[key] = _imported(kwargs[key])
+    try:
+        network: nn.Module = getattr(unet, class_name)(
+            input_channels=in_channels, num_classes=out_channels, deep_supervision=deep_supervision, **kwargs
+        )
+    except (TypeError, AssertionError, ValueError) as error:
+        raise PlanError(f"The plan's network cannot be built: {error}. Restore plans.json.") from error
+    if hasattr(network, "initialize"):
+        network.apply(network.initialize)
+    return network
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, deep-supervision heads included."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def load_weights(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load a state dictionary exactly.
+
+    Raises:
+        PlanError: A key is missing, unexpected or of another shape; the first one is named.
+    """
+    expected = network.state_dict()
+    for key in expected:
+        if key not in weights:
+            raise PlanError(f"The weights do not fit the plan: {key} is missing. Use the plan they were trained with.")
+        if weights[key].shape != expected[key].shape:
+            raise PlanError(
+                f"The weights do not fit the plan: {key} has shape {tuple(weights[key].shape)}, "
+                f"the plan's network {tuple(expected[key].shape)}. Use the plan they were trained with."
+            )
+    for key in weights:
+        if key not in expected:
+            raise PlanError(f"The weights do not fit the plan: {key} is not in its network.")
+    network.load_state_dict(weights)

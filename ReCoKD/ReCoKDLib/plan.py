@@ -1,0 +1,288 @@
+"""One description of a network and its preprocessing: an nnU-Net v2 plan with one 3D configuration.
+
+The fields are those of nnU-Net's ``plans.json`` (Isensee et al., Nature Methods 18, 203-211, 2021), so that a
+plan made by nnU-Net is read as it is and ours are read by nnU-Net. Teacher, student, training and inference all
+go by the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from .errors import PlanError
+
+Int3 = tuple[int, int, int]
+Float3 = tuple[float, float, float]
+
+NORMALIZATION_SCHEMES = (
+    "ZScoreNormalization",
+    "CTNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+)
+_DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
+# What may stand where nnU-Net's JSON names a Python object; a name from outside is never imported.
+_IMPORTABLE = frozenset(
+    {
+        "torch.nn.modules.conv.Conv3d",
+        "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "torch.nn.modules.batchnorm.BatchNorm3d",
+        "torch.nn.modules.dropout.Dropout3d",
+        "torch.nn.LeakyReLU",
+        "torch.nn.modules.activation.LeakyReLU",
+        "torch.nn.ReLU",
+        "torch.nn.modules.activation.ReLU",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network class and its arguments, as in a plan's ``architecture``.
+
+    Attributes:
+        network_class_name: Dotted name; see :mod:`ReCoKDLib.networks` for those that can be built.
+        arch_kwargs: Its arguments as JSON values; classes stand as dotted names.
+        requires_import: The keys of ``arch_kwargs`` whose values are such names.
+    """
+
+    network_class_name: str
+    arch_kwargs: Mapping[str, Any]
+    requires_import: tuple[str, ...]
+
+    @property
+    def features_per_stage(self) -> tuple[int, ...]:
+        """Channels of each encoder stage, full resolution first, bottleneck last."""
+        return tuple(int(c) for c in self.arch_kwargs["features_per_stage"])
+
+    @property
+    def strides(self) -> tuple[Int3, ...]:
+        """Stride of each encoder stage along the plan's axes."""
+        return tuple(_triple(stride, int, "strides") for stride in self.arch_kwargs["strides"])
+
+    def with_width(self, t: int, minimum: int = 4) -> Architecture:
+        """The same network with max(minimum, C / 2^t) channels in each stage (ReCo-KD's student, section 'Student')."""
+        if t not in range(4):
+            raise PlanError(f"The width exponent t must be 0, 1, 2 or 3; it is {t}.")
+        features = [max(min(minimum, c), c >> t) for c in self.features_per_stage]
+        return replace(self, arch_kwargs={**self.arch_kwargs, "features_per_stage": features})
+
+
+def _triple(values: Any, kind: type, what: str) -> Any:
+    if isinstance(values, (int, float)):
+        values = (values,) * 3
+    if not isinstance(values, Sequence) or len(values) != 3:
+        raise PlanError(
+            f"The plan's {what} should be three numbers, one for each axis; it is {values!r}. "
+            "Use a 3D configuration (3d_fullres or 3d_lowres)."
+        )
+    return tuple(kind(v) for v in values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a case is prepared, cut in patches and run through a network.
+
+    Axes are those of the preprocessed array: the image's (k, j, i) after ``transpose_forward``.
+
+    Attributes:
+        dataset_name: Name of the dataset that the plan was made for.
+        configuration: ``3d_fullres`` or ``3d_lowres``.
+        spacing: Target voxel size, mm.
+        patch_size: Voxels the network sees at once.
+        batch_size: Patches a training step.
+        batch_dice: Whether the Dice loss pools the batch.
+        normalization_schemes: nnU-Net's scheme for each input channel.
+        use_mask_for_norm: For each channel: normalise inside the non-zero region only.
+        transpose_forward: Axis order before preprocessing.
+        transpose_backward: Its inverse.
+        intensity_properties: For each channel: mean, std, percentile_00_5, percentile_99_5 ... of the training
+            foreground (empty where unknown).
+        architecture: The network.
+        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities".
+        median_shape: Median shape of the training cases in voxels at ``spacing``.
+        original_median_spacing: Median spacing of the training cases, mm.
+    """
+
+    dataset_name: str
+    configuration: str
+    spacing: Float3
+    patch_size: Int3
+    batch_size: int
+    batch_dice: bool
+    normalization_schemes: tuple[str, ...]
+    use_mask_for_norm: tuple[bool, ...]
+    transpose_forward: Int3
+    transpose_backward: Int3
+    intensity_properties: tuple[Mapping[str, float], ...]
+    architecture: Architecture
+    resampling: Mapping[str, Mapping[str, Any]]
+    median_shape: Float3
+    original_median_spacing: Float3
+    plans_name: str = "nnUNetPlans"
+
+    def __post_init__(self) -> None:
+        if sorted(self.transpose_forward) != [0, 1, 2] or any(
+            self.transpose_backward[axis] != position for position, axis in enumerate(self.transpose_forward)
+        ):
+            raise PlanError(
+                f"The plan's axis orders {self.transpose_forward} and {self.transpose_backward} are not inverse "
+                "to each other. Restore plans.json."
+            )
+        if min(self.spacing) <= 0 or min(self.patch_size) <= 0 or self.batch_size < 1:
+            raise PlanError("The plan's spacing, patch size and batch size must be positive. Restore plans.json.")
+        if len(self.use_mask_for_norm) != self.channels or len(self.intensity_properties) != self.channels:
+            raise PlanError("The plan names a different number of channels in different places. Restore plans.json.")
+        for channel, scheme in enumerate(self.normalization_schemes):
+            if scheme not in NORMALIZATION_SCHEMES:
+                raise PlanError(
+                    f"The plan normalises channel {channel} by {scheme!r}, which is not known here. "
+                    f"Known: {', '.join(NORMALIZATION_SCHEMES)}."
+                )
+        for axis in range(3):
+            total = 1
+            for stride in self.architecture.strides:
+                total *= stride[axis]
+            if self.patch_size[axis] % total:
+                raise PlanError(
+                    f"The plan's patch size {self.patch_size} cannot be divided by the network's strides "
+                    f"({total} along axis {axis}). Restore plans.json."
+                )
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return len(self.normalization_schemes)
+
+    def with_width(self, t: int, minimum: int = 4) -> Plan:
+        """The plan of the student with C' = max(minimum, C / 2^t) channels; all else is the teacher's."""
+        return replace(self, architecture=self.architecture.with_width(t, minimum))
+
+    @classmethod
+    def from_nnunet(cls, plans: Mapping[str, Any], configuration: str = "3d_fullres") -> Plan:
+        """Read one 3D configuration of nnU-Net v2's ``plans.json``.
+
+        Raises:
+            PlanError: It is not a v2 plan, lacks the configuration, or describes what is not supported
+                (2D, a cascade, an unknown resampling or network).
+        """
+        if "configurations" not in plans:
+            raise PlanError("This is not a plan of nnU-Net v2 (it has no 'configurations'). Plans of v1 must be redone.")
+        configurations = plans["configurations"]
+        if configuration not in configurations:
+            raise PlanError(f"The plan has no configuration {configuration!r}. It has: {', '.join(configurations)}.")
+        chosen = dict(configurations[configuration])
+        seen = {configuration}
+        while parent := chosen.pop("inherits_from", None):
+            if parent in seen or parent not in configurations:
+                raise PlanError(f"The plan's configuration {configuration!r} inherits from {parent!r} wrongly.")
+            seen.add(parent)
+            chosen = {**configurations[parent], **chosen}
+        if chosen.get("previous_stage"):
+            raise PlanError("This configuration is the second stage of a cascade, which is not supported. Use 3d_fullres.")
+        try:
+            return cls._from_configuration(plans, configuration, chosen)
+        except KeyError as error:
+            raise PlanError(f"The plan lacks {error}. Restore plans.json.") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"The plan is malformed ({error}). Restore plans.json.") from error
+
+    @classmethod
+    def _from_configuration(cls, plans: Mapping[str, Any], configuration: str, chosen: Mapping[str, Any]) -> Plan:
+        if "architecture" not in chosen:
+            raise PlanError("The plan describes its network in the form of nnU-Net before 2.3, which is not read yet.")
+        architecture = Architecture(
+            str(chosen["architecture"]["network_class_name"]),
+            dict(chosen["architecture"]["arch_kwargs"]),
+            tuple(chosen["architecture"]["_kw_requires_import"]),
+        )
+        for key in architecture.requires_import:
+            value = architecture.arch_kwargs.get(key)
+            if value is not None and value not in _IMPORTABLE:
+                raise PlanError(f"The plan's network uses {key} = {value!r}, which is not on the list of known classes.")
+        resampling = {}
+        for what, key in (("data", "data"), ("seg", "seg"), ("probabilities", "probabilities")):
+            function = chosen[f"resampling_fn_{key}"]
+            if function != _DEFAULT_RESAMPLING:
+                raise PlanError(f"The plan resamples by {function!r}; only {_DEFAULT_RESAMPLING!r} is known here.")
+            resampling[what] = dict(chosen[f"resampling_fn_{key}_kwargs"])
+        schemes = tuple(str(scheme) for scheme in chosen["normalization_schemes"])
+        properties = plans.get("foreground_intensity_properties_per_channel") or {}
+        spacing = _triple(chosen["spacing"], float, "spacing")
+        return cls(
+            dataset_name=str(plans.get("dataset_name", "")),
+            plans_name=str(plans.get("plans_name", "nnUNetPlans")),
+            configuration=configuration,
+            spacing=spacing,
+            patch_size=_triple(chosen["patch_size"], int, "patch size"),
+            batch_size=int(chosen["batch_size"]),
+            batch_dice=bool(chosen.get("batch_dice", False)),
+            normalization_schemes=schemes,
+            use_mask_for_norm=tuple(bool(use) for use in chosen["use_mask_for_norm"]),
+            transpose_forward=_triple(plans["transpose_forward"], int, "axis order"),
+            transpose_backward=_triple(plans["transpose_backward"], int, "axis order"),
+            intensity_properties=tuple(
+                {str(k): float(v) for k, v in properties.get(str(channel), {}).items()}
+                for channel in range(len(schemes))
+            ),
+            architecture=architecture,
+            resampling=resampling,
+            median_shape=_triple(
+                chosen.get("median_image_size_in_voxels", chosen["patch_size"]), float, "median image size"
+            ),
+            original_median_spacing=_triple(
+                plans.get("original_median_spacing_after_transp", spacing), float, "median spacing"
+            ),
+        )
+
+    def to_nnunet(self) -> dict[str, Any]:
+        """The plan as the contents of an nnU-Net v2 ``plans.json`` with this one configuration."""
+        configuration: dict[str, Any] = {
+            "data_identifier": f"{self.plans_name}_{self.configuration}",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": self.batch_size,
+            "patch_size": list(self.patch_size),
+            "median_image_size_in_voxels": list(self.median_shape),
+            "spacing": list(self.spacing),
+            "normalization_schemes": list(self.normalization_schemes),
+            "use_mask_for_norm": list(self.use_mask_for_norm),
+            "architecture": {
+                "network_class_name": self.architecture.network_class_name,
+                "arch_kwargs": dict(self.architecture.arch_kwargs),
+                "_kw_requires_import": list(self.architecture.requires_import),
+            },
+            "batch_dice": self.batch_dice,
+        }
+        for what, kwargs in self.resampling.items():
+            configuration[f"resampling_fn_{what}"] = _DEFAULT_RESAMPLING
+            configuration[f"resampling_fn_{what}_kwargs"] = dict(kwargs)
+        return {
+            "dataset_name": self.dataset_name,
+            "plans_name": self.plans_name,
+            "original_median_spacing_after_transp": list(self.original_median_spacing),
+            "original_median_shape_after_transp": [round(n) for n in self.median_shape],
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": list(self.transpose_forward),
+            "transpose_backward": list(self.transpose_backward),
+            "configurations": {self.configuration: configuration},
+            "experiment_planner_used": "ExperimentPlanner",
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": {
+                str(channel): dict(values) for channel, values in enumerate(self.intensity_properties)
+            },
+        }
+
+
+DEFAULT_RESAMPLING: Mapping[str, Mapping[str, Any]] = {
+    "data": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+    "seg": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+    "probabilities": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
+}
+
+
+def in_plan_axes(values: Sequence[float], plan: Plan) -> Float3:
+    """Three values along (k, j, i) in the plan's axis order."""
+    return cast(Float3, tuple(values[axis] for axis in plan.transpose_forward))

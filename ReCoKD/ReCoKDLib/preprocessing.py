@@ -1,0 +1,125 @@
+"""From a volume to what the network sees, and back: nnU-Net v2's DefaultPreprocessor.
+
+Order of operations: transpose, crop to the non-zero region, normalise, resample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .plan import Float3, Int3, Plan, in_plan_axes
+from .resampling import resample, resampled_shape
+from .volume import Volume
+
+Array = npt.NDArray[Any]
+
+OUTSIDE = -1  # label of what lies outside the non-zero region of the image
+
+
+@dataclass(frozen=True)
+class PreprocessedCase:
+    """A case in the plan's axes and spacing, with what is needed to go back.
+
+    Attributes:
+        data: (channel, x, y, z) float32.
+        labels: (1, x, y, z) int16, ``OUTSIDE`` where the image is zero around the patient; None without labels.
+        shape_before_cropping: In the plan's axes, original spacing.
+        bounding_box: The non-zero region in those voxels.
+        spacing: Original spacing in the plan's axes, mm.
+    """
+
+    data: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int16] | None
+    shape_before_cropping: Int3
+    bounding_box: tuple[slice, slice, slice]
+    spacing: Float3
+
+    @property
+    def shape_after_cropping(self) -> Int3:
+        """Voxels of the bounding box."""
+        a, b, c = (s.stop - s.start for s in self.bounding_box)
+        return a, b, c
+
+
+def non_zero_mask(array: Array) -> npt.NDArray[np.bool_]:
+    """(x, y, z): where any channel of (channel, x, y, z) is not zero, holes filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    mask: npt.NDArray[np.bool_] = binary_fill_holes((array != 0).any(axis=0))
+    return mask
+
+
+def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The smallest box around what is True; everything where nothing is."""
+    box = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, mask.shape[axis]))
+    return box[0], box[1], box[2]
+
+
+def preprocess(volume: Volume, plan: Plan, labels: Volume | None = None) -> PreprocessedCase:
+    """Prepare a case.
+
+    Args:
+        volume: ``plan.channels`` channels on any grid.
+        plan: Axis order, spacing and normalisation.
+        labels: A one-channel label map on the same grid, for training.
+    """
+    order = (0, *(1 + axis for axis in plan.transpose_forward))
+    data = volume.array.transpose(order)
+    shape = tuple(int(n) for n in data.shape[1:])
+    mask = non_zero_mask(data)
+    box = bounding_box(mask)
+    mask = mask[box]
+    cropped = data[(slice(None), *box)].astype(np.float32)  # a copy: the user's voxels are not touched
+    spacing = in_plan_axes(volume.spacing, plan)
+    for channel in range(plan.channels):
+        cropped[channel] = _normalised(cropped[channel], mask, plan, channel)
+    new_shape = resampled_shape(cropped.shape[1:], spacing, plan.spacing)
+    resampled = resample(cropped, new_shape, spacing, plan.spacing, plan.resampling["data"])
+    target = None
+    if labels is not None:
+        target = labels.array.transpose(order)[(slice(None), *box)].astype(np.int16)
+        target[(target == 0) & ~mask[None]] = OUTSIDE
+        target = resample(target, new_shape, spacing, plan.spacing, plan.resampling["seg"])
+    return PreprocessedCase(resampled, target, (shape[0], shape[1], shape[2]), box, spacing)
+
+
+def _normalised(image: Array, mask: npt.NDArray[np.bool_], plan: Plan, channel: int) -> Array:
+    """One channel by its nnU-Net scheme, in float32."""
+    scheme = plan.normalization_schemes[channel]
+    epsilon = 1e-8
+    if scheme == "ZScoreNormalization":
+        if plan.use_mask_for_norm[channel]:
+            inside = image[mask]
+            result = image.copy()
+            result[mask] = (inside - inside.mean()) / max(inside.std(), epsilon)
+            return result
+        return (image - image.mean()) / max(image.std(), epsilon)
+    if scheme == "CTNormalization":
+        known = plan.intensity_properties[channel]
+        clipped = np.clip(image, known["percentile_00_5"], known["percentile_99_5"])
+        return (clipped - np.float32(known["mean"])) / np.float32(max(known["std"], epsilon))
+    if scheme == "RescaleTo01Normalization":
+        shifted = image - image.min()
+        return shifted / max(shifted.max(), epsilon)
+    if scheme == "RGBTo01Normalization":
+        return image / np.float32(255)
+    return image  # NoNormalization
+
+
+def restore_grid(logits: Array, case: PreprocessedCase, plan: Plan) -> Array:
+    """(head, x, y, z) logits at the plan's spacing, resampled to the voxels of the case's bounding box."""
+    return resample(logits, case.shape_after_cropping, plan.spacing, case.spacing, plan.resampling["probabilities"])
+
+
+def uncrop(array: Array, case: PreprocessedCase, plan: Plan, outside: float = 0) -> Array:
+    """(channel, x, y, z) of the bounding box put back into the whole image, in (channel, k, j, i) order."""
+    whole = np.full((array.shape[0], *case.shape_before_cropping), outside, dtype=array.dtype)
+    whole[(slice(None), *case.bounding_box)] = array
+    return np.ascontiguousarray(whole.transpose(0, *(1 + axis for axis in plan.transpose_backward)))

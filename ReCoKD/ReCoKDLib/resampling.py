@@ -1,0 +1,112 @@
+"""Resampling between grids as nnU-Net v2 does it by default (``resample_data_or_seg_to_shape``).
+
+Cubic (or linear) in all axes; when the coarsest axis is more than three times as coarse as the finest, in the plane
+only, and nearest neighbour across. scikit-image and SciPy do the interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+ANISOTROPY_THRESHOLD = 3.0
+
+
+def resampled_shape(
+    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+) -> tuple[int, int, int]:
+    """Voxels along each axis after resampling from ``spacing`` to ``new_spacing`` (mm, same axis order)."""
+    a, b, c = (round(old / new * n) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+    return int(a), int(b), int(c)
+
+
+def coarse_axis(spacing: Sequence[float], new_spacing: Sequence[float], force: bool | None = None) -> int | None:
+    """The one axis to be resampled apart, or None.
+
+    It is the coarsest of ``spacing`` if that is anisotropic, else of ``new_spacing``; None when two axes are
+    equally coarse.
+    """
+    if force is False:
+        return None
+    for candidate in (spacing, new_spacing):
+        if force or max(candidate) / min(candidate) > ANISOTROPY_THRESHOLD:
+            coarsest = [axis for axis in range(3) if candidate[axis] == max(candidate)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def resample(
+    array: Array,
+    new_shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    options: Mapping[str, Any],
+) -> Array:
+    """Resample (channel, x, y, z) to ``new_shape``; the dtype stays.
+
+    Args:
+        array: Images or logits, or label maps when ``options["is_seg"]``.
+        new_shape: Voxels along the three axes.
+        spacing: Present voxel size, mm.
+        new_spacing: Voxel size of ``new_shape``, mm; decides only whether an axis is taken apart.
+        options: A plan's ``resampling_fn_..._kwargs``.
+    """
+    shape = tuple(int(n) for n in new_shape)
+    if array.shape[1:] == shape:
+        return array
+    order, order_z = int(options.get("order", 3)), int(options.get("order_z", 0))
+    interpolate = _resize_labels if options.get("is_seg") else _resize_image
+    axis = coarse_axis(spacing, new_spacing, options.get("force_separate_z"))
+    result = np.empty((array.shape[0], *shape), dtype=array.dtype)
+    for channel in range(array.shape[0]):
+        source = array[channel]
+        if axis is None:
+            result[channel] = interpolate(source, shape, order)
+            continue
+        in_plane = tuple(n for a, n in enumerate(shape) if a != axis)
+        slices = [interpolate(np.take(source, s, axis), in_plane, order) for s in range(source.shape[axis])]
+        result[channel] = _across(np.stack(slices, axis), shape[axis], axis, order_z, bool(options.get("is_seg")))
+    return result
+
+
+def _resize_image(source: Array, shape: Sequence[int], order: int) -> Array:
+    from skimage.transform import resize
+
+    resized: Array = resize(source.astype(np.float64), shape, order=order, mode="edge", anti_aliasing=False)
+    return resized
+
+
+def _resize_labels(source: Array, shape: Sequence[int], order: int) -> Array:
+    """Each label's mask interpolated apart and thresholded at one half, so that no label is invented."""
+    if order == 0:
+        return _resize_image(source, shape, 0).astype(source.dtype)
+    result = np.zeros(tuple(shape), dtype=source.dtype)
+    for value in np.unique(source):
+        result[_resize_image(source == value, shape, order) >= 0.5] = value
+    return result
+
+
+def _across(source: Array, length: int, axis: int, order: int, labels: bool) -> Array:
+    """Resample one axis by interpolation of the given order, at voxel centres."""
+    from scipy.ndimage import map_coordinates
+
+    if source.shape[axis] == length:
+        return source
+    centres = source.shape[axis] / length * (np.arange(length) + 0.5) - 0.5
+    if order == 0:
+        nearest = map_coordinates(np.arange(source.shape[axis], dtype=np.float64), [centres], order=0, mode="nearest")
+        return np.take(source, nearest.astype(np.intp), axis)
+    shape = [length if a == axis else n for a, n in enumerate(source.shape)]
+    grid = np.meshgrid(*(centres if a == axis else np.arange(n) for a, n in enumerate(shape)), indexing="ij")
+    if not labels:
+        interpolated: Array = map_coordinates(source.astype(np.float64), grid, order=order, mode="nearest")
+        return interpolated
+    result = np.zeros(shape, dtype=source.dtype)
+    for value in np.unique(source):
+        result[map_coordinates((source == value).astype(np.float64), grid, order=order, mode="nearest") > 0.5] = value
+    return result
