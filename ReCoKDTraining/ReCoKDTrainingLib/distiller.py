@@ -1,0 +1,273 @@
+"""Teacher, student and losses brought together: one training loss from one batch.
+
+The distiller owns what lies between the networks and the losses: a *recorder*, which runs a network and keeps
+its encoder features, and the *connectors* P_k, 1x1x1 convolutions that bring the student's features to the
+teacher's width. It knows no loss by name, and neither does the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from ReCoKDLib.errors import ReCoKDError
+
+from .losses.base import DistillationLoss, NetworkOutputs
+from .losses.segmentation import SegmentationLoss
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """A distillation loss and its full weight eta (before the ramp)."""
+
+    loss: DistillationLoss
+    eta: float
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """The loss of one step.
+
+    Attributes:
+        total: scalar to call ``backward()`` on.
+        terms: detached scalars for the log: ``segmentation``, ``LOSS/TERM`` of every distillation loss before
+            its eta, and ``total``.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+
+
+class Recorder(Protocol):
+    """Runs a network and keeps the features of its encoder stages."""
+
+    def channels(self, network: nn.Module) -> tuple[int, ...]:
+        """Channels of the encoder stages, full resolution first, bottleneck last."""
+
+    def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
+        """One forward pass on (B, C, D, H, W); the logits are empty where they aren't wanted."""
+
+    def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
+        """The weight of the last layer of an encoder stage."""
+
+
+class EncoderDecoderRecorder:
+    """For nnU-Net's networks, whose encoder returns every stage's output: call encoder, then decoder."""
+
+    def channels(self, network: nn.Module) -> tuple[int, ...]:
+        """As the encoder declares them."""
+        return tuple(int(c) for c in cast(Any, network).encoder.output_channels)
+
+    def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
+        """Encoder, then (where the logits are wanted) decoder."""
+        parts = cast(Any, network)
+        features = parts.encoder(images)
+        logits: tuple[Tensor, ...] = ()
+        if with_logits:
+            output = parts.decoder(features)
+            logits = (output,) if isinstance(output, Tensor) else tuple(output)
+        return NetworkOutputs(tuple(features), logits)
+
+    def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
+        """The last convolution's weight of the stage."""
+        weights = [p for p in cast(Any, network).encoder.stages[stage].parameters() if p.ndim > 1]
+        return cast(nn.Parameter, weights[-1])
+
+
+class Distiller(nn.Module):
+    """One loss from a student, a frozen teacher and any number of distillation losses.
+
+    L = L_seg + sum over losses of eta(e) L_loss, eta(e) = eta * min(1, e / (ramp * E)), ramp = 0.6
+    (``method.md``, "Total"). Without teacher and losses it is plain training.
+
+    >>> distiller = Distiller(student, teacher, segmentation_loss,
+    ...                       {"reco": WeightedLoss(loss, eta=1.0)})       # doctest: +SKIP
+    >>> optimiser = SGD(distiller.trained_parameters(), ...)               # doctest: +SKIP
+    >>> distiller.training_loss(images, labels, epoch / epochs).total.backward()   # doctest: +SKIP
+
+    Args:
+        student: the network that is trained.
+        teacher: frozen here: eval mode, no gradients; None for plain training.
+        segmentation_loss: nnU-Net's loss.
+        losses: the distillation losses by name.
+        ramp: the part of the training over which eta rises.
+        teacher_dtype: the type in which the teacher's forward pass is autocast; None: as it is.
+        amp_dtype: the same for the student. Losses and connectors are always computed in float32.
+        recorder: how to get the features.
+
+    Raises:
+        ReCoKDError: losses without a teacher, a negative eta or ramp, or encoders that don't match.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        segmentation_loss: SegmentationLoss,
+        losses: Mapping[str, WeightedLoss] | None = None,
+        *,
+        ramp: float = 0.6,
+        teacher_dtype: torch.dtype | None = None,
+        amp_dtype: torch.dtype | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__()
+        losses = dict(losses or {})
+        self.recorder: Recorder = recorder or EncoderDecoderRecorder()
+        self.student = student
+        self.teacher = teacher
+        self.segmentation_loss = segmentation_loss
+        self.losses = nn.ModuleDict({name: entry.loss for name, entry in losses.items()})
+        self.etas = {name: float(entry.eta) for name, entry in losses.items()}
+        self.ramp = ramp
+        self.teacher_dtype = teacher_dtype
+        self.amp_dtype = amp_dtype
+        if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
+            raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
+        self.connectors = nn.ModuleDict()
+        if teacher is None:
+            if losses:
+                raise ReCoKDError(
+                    f"Distillation ({', '.join(losses)}) needs a teacher. Name its model package."
+                )
+        else:
+            teacher.requires_grad_(False)
+            self._build_connectors(student, teacher)
+        self.train(self.training)
+
+    def _build_connectors(self, student: nn.Module, teacher: nn.Module) -> None:
+        """P_k for every stage that a loss wants aligned: identity where C' = C [C]."""
+        wide, narrow = self.recorder.channels(teacher), self.recorder.channels(student)
+        if len(wide) != len(narrow):
+            raise ReCoKDError(
+                f"The teacher's encoder has {len(wide)} stages and the student's {len(narrow)}. "
+                "Both must have the same plan but for their widths."
+            )
+        stages = {k for loss in self._losses().values() if loss.needs_connectors for k in loss.stages}
+        for k in sorted(stages):
+            self.connectors[str(k)] = (
+                nn.Identity() if wide[k] == narrow[k] else nn.Conv3d(narrow[k], wide[k], kernel_size=1)
+            )
+
+    def _losses(self) -> dict[str, DistillationLoss]:
+        return {name: cast(DistillationLoss, loss) for name, loss in self.losses.items()}
+
+    def train(self, mode: bool = True) -> Distiller:
+        """As for any module, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def eta(self, name: str, progress: float) -> float:
+        """eta(e) of a loss at ``progress`` = e / E in [0, 1]: 0 at first, full from ``ramp`` on."""
+        share = 1.0 if self.ramp == 0 else min(1.0, progress / self.ramp)
+        return self.etas[name] * share
+
+    def training_loss(self, images: Tensor, labels: Tensor, progress: float) -> LossReport:
+        """The loss of a batch; the teacher isn't run while every eta is 0.
+
+        Args:
+            images: (B, C, D, H, W) preprocessed patches.
+            labels: (B, 1, D, H, W) integers, ignore label possible.
+            progress: epoch / epochs.
+        """
+        segmentation, terms = self._terms(images, labels, progress)
+        total = segmentation
+        logged = {"segmentation": segmentation.detach()}
+        for name, named in terms.items():
+            total = total + self.eta(name, progress) * torch.stack(list(named.values())).sum()
+            logged |= {f"{name}/{term}": value.detach() for term, value in named.items()}
+        logged["total"] = total.detach()
+        return LossReport(total, logged)
+
+    def _terms(
+        self, images: Tensor, labels: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+        """Segmentation loss, and the terms of every distillation loss whose eta is above 0."""
+        active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
+        seen = self._run(self.student, images, True, self.amp_dtype)
+        segmentation = self.segmentation_loss(seen.logits, labels)
+        if not active or self.teacher is None:
+            return segmentation, {}
+        with torch.no_grad():
+            wanted = any(loss.uses_logits for loss in active.values())
+            shown = self._run(self.teacher, images, wanted, self.teacher_dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            stages = {k for loss in active.values() if loss.needs_connectors for k in loss.stages}
+            aligned = {k: self.connectors[str(k)](seen.features[k].float()) for k in sorted(stages)}
+        seen = NetworkOutputs(seen.features, seen.logits, aligned)
+        return segmentation, {name: loss(seen, shown, labels) for name, loss in active.items()}
+
+    def _run(
+        self, network: nn.Module, images: Tensor, with_logits: bool, dtype: torch.dtype | None
+    ) -> NetworkOutputs:
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            return self.recorder.run(network, images, with_logits)
+
+    def gradient_norms(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, float]:
+        """Gradient norms on the last encoder layer that all losses reach: what each has to say there.
+
+        ``segmentation`` and one entry for each distillation loss, eta(e) included: what enters the step. It
+        is 0 for a loss that is still off. Costs a forward and a few backward passes, changes no gradient.
+        """
+        stages = [k for loss in self._losses().values() for k in loss.stages]
+        last = len(self.recorder.channels(self.student)) - 1
+        weight = self.recorder.shared_weight(self.student, max(stages, default=last))
+        self.losses.eval()  # nothing is counted, no running mean moves
+        try:
+            segmentation, terms = self._terms(images, labels, progress)
+        finally:
+            self.losses.train(self.training)
+        parts = {"segmentation": segmentation}
+        for name, named in terms.items():
+            parts[name] = self.eta(name, progress) * torch.stack(list(named.values())).sum()
+        norms = dict.fromkeys(["segmentation", *self.losses], 0.0)
+        for name, part in parts.items():
+            (gradient,) = torch.autograd.grad(part, weight, retain_graph=True, allow_unused=True)
+            norms[name] = 0.0 if gradient is None else float(gradient.norm())
+        return norms
+
+    def pop_statistics(self) -> dict[str, float]:
+        """Counters of all losses since the last call, as ``LOSS/COUNTER``."""
+        return {
+            f"{name}/{counter}": value
+            for name, loss in self._losses().items()
+            for counter, value in loss.pop_statistics().items()
+        }
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Student, connectors and what the losses train: one list for one optimiser and one gradient clip."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def student_state(self) -> dict[str, Tensor]:
+        """The student's weights: the keys of the plain architecture and nothing else."""
+        return dict(self.student.state_dict())
+
+    def _adapters(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"connectors": self.connectors, "losses": self.losses})
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """Everything trained but the student (and the losses' running means), for a checkpoint."""
+        return dict(self._adapters().state_dict())
+
+    def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore ``adapter_state()``.
+
+        Raises:
+            ReCoKDError: the state is of other losses or other widths.
+        """
+        expected = self._adapters().state_dict()
+        wrong = sorted(set(expected) ^ set(state)) or [
+            key for key, value in expected.items() if value.shape != state[key].shape
+        ]
+        if wrong:
+            raise ReCoKDError(
+                f"The checkpoint's distillation adapters are of another run ('{wrong[0]}' doesn't fit). "
+                "Resume with the losses, options and teacher that it was started with."
+            )
+        self._adapters().load_state_dict(dict(state))

@@ -1,0 +1,57 @@
+"""Sums and means that are the same for one process and for several.
+
+A mean over the present (case, class) pairs of a batch is a quotient of two sums. Where the batch is split
+over processes, both sums are taken over all of them, or a split batch has another loss than a whole one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+def several_processes() -> bool:
+    """Whether the batch is split over more than one process."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduced sum whose gradient is all-reduced too.
+
+    Every process computes the same loss from the sum, so the reduced gradient is (number of processes) times
+    the true one. DistributedDataParallel then averages over the processes, which takes that factor out again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """``value`` summed over all processes, differentiably; the value itself where there is one process."""
+    if not several_processes():
+        return value
+    result: Tensor = _SumOverProcesses.apply(value)  # type: ignore[no-untyped-call]
+    return result
+
+
+def mean_over_present(total: Tensor, count: Tensor) -> Tensor:
+    """``total / count`` over all processes; 0 (and still part of the graph) where nothing is present.
+
+    Args:
+        total: scalar, the sum over the present members of this process.
+        count: scalar, how many they are (no gradient).
+    """
+    total, count = sum_over_processes(total), sum_over_processes(count)
+    safe_count = torch.where(count > 0, count, torch.ones_like(count))
+    return torch.where(count > 0, total / safe_count, total * 0)
