@@ -1,1 +1,3 @@
 """ReCoKD training: datasets, losses, distiller, trainer and evaluation."""
+
+from __future__ import annotations
