@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -62,22 +63,42 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def load_weights(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Load a state dictionary exactly.
+def _aliases(network: nn.Module) -> dict[str, str]:
+    """Each key of the state dictionary and the first key that names the same tensor.
+
+    The network classes register modules more than once (``decoder.encoder``, ``all_modules``), so that the
+    state dictionary has each tensor up to four times.
+    """
+    first: dict[int, str] = {}
+    return {key: first.setdefault(id(tensor), key) for key, tensor in network.state_dict(keep_vars=True).items()}
+
+
+def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dictionary with each tensor once, under its first key; detached, not copied."""
+    state = network.state_dict()
+    return {key: state[key] for key, first in _aliases(network).items() if key == first}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load a state dictionary exactly: a full one, as nnU-Net's, or one from :func:`plain_state`.
 
     Raises:
         PlanError: A key is missing, unexpected or of another shape; the first one is named.
     """
+    aliases = _aliases(network)
     expected = network.state_dict()
-    for key in expected:
-        if key not in weights:
-            raise PlanError(f"The weights do not fit the plan: {key} is missing. Use the plan they were trained with.")
-        if weights[key].shape != expected[key].shape:
+    for key, first in aliases.items():
+        if first not in weights:
+            raise PlanError(f"The weights do not fit the plan: {first} is missing. Use the plan they were trained with.")
+        found = weights.get(key, weights[first])
+        if found.shape != expected[key].shape:
             raise PlanError(
-                f"The weights do not fit the plan: {key} has shape {tuple(weights[key].shape)}, "
+                f"The weights do not fit the plan: {key} has shape {tuple(found.shape)}, "
                 f"the plan's network {tuple(expected[key].shape)}. Use the plan they were trained with."
             )
     for key in weights:
         if key not in expected:
-            raise PlanError(f"The weights do not fit the plan: {key} is not in its network.")
-    network.load_state_dict(weights)
+            raise PlanError(
+                f"The weights do not fit the plan: {key} is not in its network. Use the plan they were trained with."
+            )
+    network.load_state_dict({key: weights[first] for key, first in aliases.items()})
