@@ -57,9 +57,9 @@ def any_geometry(request: pytest.FixtureRequest) -> Matrix:
 
 @pytest.fixture
 def two_blobs() -> TwoBlobs:
-    """A factory of an image with two bright ellipsoids, unequal and off-centre, and the label map naming them.
+    """A factory of an image with two bright ellipsoids, unequal and off-centre, and its label map.
 
-    ``two_blobs(ijk_to_ras=..., shape=(k, j, i), channels=1, seed=0)`` gives (float32 image, uint8 labels 0, 1, 2).
+    ``two_blobs(ijk_to_ras=..., shape=(k, j, i), channels=1, seed=0)`` gives (image, labels 0, 1, 2).
     The blobs are as large in voxels whatever the geometry; no flip or permutation of axes keeps the image.
     """
 

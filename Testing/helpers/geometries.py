@@ -1,4 +1,4 @@
-"""Voxel-to-world matrices such as scanners and converters produce, for tests that must hold on all of them."""
+"""Voxel-to-world matrices such as scanners and converters produce, for tests that hold on all of them."""
 
 from __future__ import annotations
 

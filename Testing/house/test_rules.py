@@ -31,8 +31,8 @@ def relative(path: Path) -> str:
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
     """Full names of all imported modules and whether the import runs when the file is loaded.
 
-    ``package`` is the dotted package of the file, for relative imports. Imports under ``if TYPE_CHECKING`` never
-    run and are left out; those given as a string to ``import_module`` or ``__import__`` count.
+    ``package`` is the dotted package of the file, for relative imports. Imports under ``if TYPE_CHECKING``
+    never run and are left out; those given as a string to ``import_module`` or ``__import__`` count.
     """
 
     def visit(node: ast.AST, at_load: bool) -> Iterator[tuple[str, bool]]:

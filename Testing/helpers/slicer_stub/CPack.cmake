@@ -1,0 +1,1 @@
+# Slicer sets up the extension's archive here; the tests install to a folder instead.
