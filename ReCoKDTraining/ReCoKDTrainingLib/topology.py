@@ -1,0 +1,90 @@
+"""How often a U-Net pools for a given patch, and what that costs: nnU-Net v2's rules (Isensee et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from ReCoKDLib.plan import Float3, Int3
+
+MIN_EDGE = 4  # voxels of the deepest feature map along each axis
+BASE_FEATURES = 32
+MAX_FEATURES = 320
+CONVOLUTIONS_PER_STAGE = 2
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The shape of a U-Net, all but its heads.
+
+    Attributes:
+        patch_size: Voxels along the plan's axes, divisible by the strides.
+        strides: Of each encoder stage; the first is (1, 1, 1).
+        kernel_sizes: Of each encoder stage.
+    """
+
+    patch_size: Int3
+    strides: tuple[Int3, ...]
+    kernel_sizes: tuple[Int3, ...]
+
+    @property
+    def stages(self) -> int:
+        """Resolution stages, the bottleneck counted."""
+        return len(self.strides)
+
+    @property
+    def divisor(self) -> Int3:
+        """What the patch size must be divisible by along each axis."""
+        return cast(Int3, tuple(math.prod(stride[axis] for stride in self.strides) for axis in range(3)))
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Channels of each stage: 32, doubled at each, 320 at most."""
+        return tuple(min(MAX_FEATURES, BASE_FEATURES << stage) for stage in range(self.stages))
+
+    def feature_map_values(self, heads: int) -> int:
+        """How many numbers the outputs of all convolutions hold for one patch; the memory of training follows it.
+
+        Counted are, as in nnU-Net's estimate, the two convolutions of each encoder stage and, for each decoder
+        stage, the transposed convolution, two convolutions, and the head at full resolution.
+        """
+        size = list(self.patch_size)
+        total = heads * math.prod(size)
+        for stage, (stride, features) in enumerate(zip(self.strides, self.features, strict=True)):
+            size = [n // s for n, s in zip(size, stride, strict=True)]
+            decoder = 0 if stage == self.stages - 1 else CONVOLUTIONS_PER_STAGE + 1
+            total += (CONVOLUTIONS_PER_STAGE + decoder) * features * math.prod(size)
+        return total
+
+
+def topology_for(spacing: Float3, patch_size: Sequence[float]) -> Topology:
+    """The pooling for a patch of about ``patch_size`` voxels of ``spacing`` mm.
+
+    An axis is halved as long as at least :data:`MIN_EDGE` voxels remain, finer axes first until all are within a
+    factor of two; a kernel spans an axis once that axis is within a factor of two of the finest. The patch size is
+    rounded up to what the strides divide.
+    """
+    size = [float(n) for n in patch_size]
+    resolution = [float(s) for s in spacing]
+    kernel = [1, 1, 1]
+    strides: list[Int3] = [(1, 1, 1)]
+    kernels: list[Int3] = []
+    while large := [axis for axis in range(3) if size[axis] >= 2 * MIN_EDGE]:
+        finest = min(resolution[axis] for axis in large)
+        pooled = [axis for axis in large if resolution[axis] / finest < 2]
+        if len(pooled) == 1 and size[pooled[0]] < 3 * MIN_EDGE:
+            break
+        for axis in range(3):
+            if resolution[axis] / min(resolution) < 2:
+                kernel[axis] = 3
+        kernels.append((kernel[0], kernel[1], kernel[2]))
+        strides.append(cast(Int3, tuple(2 if axis in pooled else 1 for axis in range(3))))
+        for axis in pooled:
+            resolution[axis] *= 2
+            size[axis] = math.ceil(size[axis] / 2)
+    kernels.append((3, 3, 3))
+    divisor = Topology((1, 1, 1), tuple(strides), tuple(kernels)).divisor
+    rounded = tuple(math.ceil(n / d) * d for n, d in zip(patch_size, divisor, strict=True))
+    return Topology(cast(Int3, rounded), tuple(strides), tuple(kernels))
