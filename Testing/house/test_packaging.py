@@ -24,6 +24,19 @@ STUB = REPOSITORY / "Testing" / "helpers" / "slicer_stub"
 INSTALLED_MODULES = Path("lib", "Slicer-5.11", "qt-scripted-modules")
 INSTALLED_CLIS = Path("lib", "Slicer-5.11", "cli-modules")
 
+# Runs a script as Slicer does and tells where it took its library from; an editable install of this tree is put
+# out of sight, since it would lend its library to any script.
+RUN_CLI = """
+import os, runpy, sys
+sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print(sys.modules["ReCoKDTrainingLib"].__file__)
+"""
+
 
 def cmake_list(cmake_file: Path, variable: str) -> list[str]:
     """The entries of ``set(VARIABLE ...)``, with ${MODULE_NAME} filled in."""
@@ -139,10 +152,12 @@ def test_slicer_package_runs(slicer_package: Path, tmp_path: Path) -> None:
     assert_shipped_students_are_listed(students.stdout)
     script = slicer_package / INSTALLED_CLIS / "ReCoKDTraining.py"
     assert script.read_bytes().startswith(b"#!")  # by these two characters Slicer knows a scripted CLI
+    # An installed extension has its folder on PYTHONPATH, a module path added by hand has not.
     for environment in ({"PYTHONPATH": str(modules)}, {"PYTHONPATH": ""}):
-        shown = run(sys.executable, script, "--help", cwd=tmp_path, **environment)
+        shown = run(sys.executable, "-c", RUN_CLI, script, "--help", cwd=tmp_path, **environment)
         assert shown.returncode == 0, shown.stderr
         assert "--task" in shown.stdout
+        assert Path(shown.stdout.splitlines()[-1]).is_relative_to(modules)
 
 
 def test_pyproject_lists_every_package(project: dict[str, Any]) -> None:
