@@ -48,7 +48,7 @@ def anisotropic_matrix() -> Matrix:
     return anisotropic()
 
 
-@pytest.fixture(params=GEOMETRIES.values(), ids=GEOMETRIES.keys())
+@pytest.fixture(params=list(GEOMETRIES.values()), ids=list(GEOMETRIES))
 def any_geometry(request: pytest.FixtureRequest) -> Matrix:
     """Each IJK-to-RAS matrix of `geometries` in turn."""
     ijk_to_ras: Matrix = request.param()

@@ -24,8 +24,8 @@ STUB = REPOSITORY / "Testing" / "helpers" / "slicer_stub"
 INSTALLED_MODULES = Path("lib", "Slicer-5.11", "qt-scripted-modules")
 INSTALLED_CLIS = Path("lib", "Slicer-5.11", "cli-modules")
 
-# Runs a script as Slicer does and tells where it took its library from; an editable install of this tree is put
-# out of sight, since it would lend its library to any script.
+# Runs a script as Slicer does and tells where it took its library from. An editable install of this tree
+# is put out of sight: it would lend its library to any script.
 RUN_CLI = """
 import os, runpy, sys
 sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]

@@ -54,8 +54,8 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
             ):
                 yield str(node.args[0].value), at_load
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for child in node.orelse:
-                yield from visit(child, at_load)
+            for statement in node.orelse:
+                yield from visit(statement, at_load)
             return
         inside = at_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
