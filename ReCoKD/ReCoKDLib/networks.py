@@ -70,7 +70,9 @@ def _aliases(network: nn.Module) -> dict[str, str]:
     state dictionary has each tensor up to four times.
     """
     first: dict[int, str] = {}
-    return {key: first.setdefault(id(tensor), key) for key, tensor in network.state_dict(keep_vars=True).items()}
+    return {
+        key: first.setdefault(id(tensor), key) for key, tensor in network.state_dict(keep_vars=True).items()
+    }
 
 
 def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -79,8 +81,12 @@ def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
     return {key: state[key] for key, first in _aliases(network).items() if key == first}
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load a state dictionary exactly: a full one, as nnU-Net's, or one from :func:`plain_state`.
+def check_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights as :func:`plain_state` has them, if they fit the network exactly (which may be on "meta").
+
+    Args:
+        network: What they are for.
+        weights: A full state dictionary, as nnU-Net's, or a plain one.
 
     Raises:
         PlanError: A key is missing, unexpected or of another shape; the first one is named.
@@ -89,7 +95,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
     expected = network.state_dict()
     for key, first in aliases.items():
         if first not in weights:
-            raise PlanError(f"The weights do not fit the plan: {first} is missing. Use the plan they were trained with.")
+            raise PlanError(
+                f"The weights do not fit the plan: {first} is missing. Use the plan they were trained with."
+            )
         found = weights.get(key, weights[first])
         if found.shape != expected[key].shape:
             raise PlanError(
@@ -101,4 +109,10 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
             raise PlanError(
                 f"The weights do not fit the plan: {key} is not in its network. Use the plan they were trained with."
             )
-    network.load_state_dict({key: weights[first] for key, first in aliases.items()})
+    return {key: weights[key] for key, first in aliases.items() if key == first}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load a state dictionary exactly; see :func:`check_weights` for what is accepted and raised."""
+    plain = check_weights(network, weights)
+    network.load_state_dict({key: plain[first] for key, first in _aliases(network).items()})

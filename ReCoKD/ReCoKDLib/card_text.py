@@ -1,0 +1,130 @@
+"""A model's card as text: the README and the licence of its package, and what ``recokd inspect`` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .card import Card, ChannelInfo
+from .labels import LabelSet
+from .plan import Plan
+
+
+def card_markdown(card: Card, plan: Plan, label_set: LabelSet) -> str:
+    """The whole card in Markdown that also reads well as plain text."""
+    sections = [
+        f"# {card.name}",
+        f"**{card.intended_use}**",
+        card.description,
+        _list(
+            {
+                "Role": card.role,
+                "Version": card.version,
+                "Network": f"{plan.architecture.network_class_name.rpartition('.')[2]}, features per stage "
+                f"{'-'.join(map(str, plan.architecture.features_per_stage))}",
+                "Parameters": f"{card.parameters:,}"
+                + (f" in each of {card.folds} folds" if card.folds > 1 else ""),
+                "Weights": card.dtype,
+                "Voxel size": f"{_sizes(plan.spacing)} mm (the network's)",
+                "Patch": " x ".join(map(str, plan.patch_size)),
+                "Guidance channels": card.guidance_channels or None,
+            }
+        ),
+        "## Segments",
+        "\n".join(
+            f"- {segment.value}: {segment.name}"
+            + (f" ({codes})" if (codes := _codes(segment.terminology)) else "")
+            for segment in label_set.segments
+        ),
+        "## Input",
+        "\n".join(_channel(index, channel) for index, channel in enumerate(card.channels)),
+        _list(
+            {
+                "Spacing of the training cases (k, j, i)": None
+                if card.spacing is None
+                else f"median {_sizes(card.spacing.median)} mm, from {_sizes(card.spacing.smallest)} "
+                f"to {_sizes(card.spacing.largest)} mm",
+                "Orientation": f"brought to {card.orientation}" if card.orientation else "taken as it is",
+            }
+        ),
+        "## Training",
+        _list(
+            {
+                "Data": card.training.dataset,
+                "Fingerprint of the data": card.training.fingerprint,
+                "Cases": card.training.cases,
+                "Split": card.training.split,
+                "Teacher": card.training.teacher,
+                "Checksum of the teacher": card.training.teacher_checksum,
+                "Losses": card.training.losses,
+                "Width t": card.training.width,
+                "Steps": card.training.steps,
+                "Batch size": card.training.batch_size,
+                "Seed": card.training.seed,
+                "Versions": card.training.versions,
+                "Date": card.training.date,
+                "Options": card.training.options,
+            }
+        )
+        or "Not recorded.",
+        "## Measured",
+        _list(card.metrics) or "Nothing was measured.",
+        "## Licences",
+        _list(
+            {
+                "Code": card.licences.code,
+                "Weights": card.licences.weights or "not stated",
+                "Attribution": card.licences.attribution,
+            }
+        ),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def licence_text(card: Card) -> str:
+    """What the package's LICENSE says of code and weights."""
+    return (
+        f"The model {card.name}\n\n"
+        f"Weights (models/*.safetensors): {card.licences.weights or 'the licence was not stated by who made them'}\n"
+        f"Code (ReCoKD, which runs them): {card.licences.code}\n"
+        + (f"\n{card.licences.attribution}\n" if card.licences.attribution else "")
+        + f"\n{card.intended_use}\n"
+    )
+
+
+def _list(values: Mapping[str, Any]) -> str:
+    """One bullet for each value that is known."""
+    return "\n".join(
+        f"- {key}: {_text(value)}" for key, value in values.items() if value not in (None, "", {}, [], ())
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _sizes(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _channel(index: int, channel: ChannelInfo) -> str:
+    text = f"- Channel {index}: {channel.name}" + (f" ({channel.modality})" if channel.modality else "")
+    if channel.intensity is None:
+        return text
+    unit = f" {channel.unit}" if channel.unit else ""
+    low, middle, high = (
+        channel.intensity.percentile_00_5,
+        channel.intensity.median,
+        channel.intensity.percentile_99_5,
+    )
+    return (
+        f"{text}; raw intensities of the training cases{unit and ' in'}{unit}: 0.5th percentile {low[0]:.4g} to "
+        f"{low[1]:.4g}, median {middle[0]:.4g} to {middle[1]:.4g}, 99.5th percentile {high[0]:.4g} to {high[1]:.4g}"
+    )
+
+
+def _codes(terminology: str) -> str:
+    """``SCT 5366008 Hippocampus, SCT 255549009 Anterior`` of Slicer's terminology entry."""
+    codes = (part.split("^") for part in terminology.split("~")[2:4])
+    return ", ".join(" ".join(code) for code in codes if len(code) == 3 and code[1])
