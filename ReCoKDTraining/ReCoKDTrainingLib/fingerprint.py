@@ -1,8 +1,8 @@
 """What a dataset looks like in numbers: the fingerprint that a plan and a model card are made from.
 
-The rules are nnU-Net's (Isensee et al., Nature Methods 18, 203-211, 2021): shapes after cropping to the non-zero
-region, spacings, and the intensities of the annotated foreground. Added for the card: orientation, raw intensities
-and a checksum that names the data.
+The rules are nnU-Net's (Isensee et al., Nature Methods 18, 203-211, 2021): shapes after cropping to the
+non-zero region, spacings, and the intensities of the annotated foreground. Added for the card: orientation,
+raw intensities and a checksum that names the data.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,7 @@ from ReCoKDLib.plan import Float3, Int3
 from ReCoKDLib.preprocessing import bounding_box, non_zero_mask
 from ReCoKDLib.volume import Volume
 
-if TYPE_CHECKING:
-    from .datasets import Case, Dataset
+from .datasets import Case, Dataset, load_case
 
 Array = npt.NDArray[Any]
 
@@ -62,8 +61,8 @@ class Fingerprint:
 
     Attributes:
         cases: Sorted by identifier.
-        foreground_intensities: For each channel mean, median, std, min, max, percentile_00_5 and percentile_99_5
-            of the foreground voxels, every case counting the same.
+        foreground_intensities: For each channel mean, median, std, min, max, percentile_00_5 and
+            percentile_99_5 of the foreground voxels, every case counting the same.
     """
 
     cases: tuple[CaseFingerprint, ...]
@@ -126,7 +125,8 @@ class Fingerprint:
         """
         if values.get("format") != FORMAT:
             raise DatasetError(
-                f"The fingerprint has format {values.get('format')!r}; this version reads {FORMAT}. Make it anew."
+                f"The fingerprint has format {values.get('format')!r}; this version reads {FORMAT}. "
+                "Make it anew."
             )
         try:
             result = cls(
@@ -197,9 +197,9 @@ def fingerprint_cases(
 ) -> Fingerprint:
     """Read the cases one after the other and describe them.
 
-    The foreground's statistics are taken from ``samples_per_case`` voxels of each case and channel, drawn with
-    replacement and a fixed seed, so that large and small cases count the same, as in nnU-Net. Unlike there, voxels
-    with the ignore label do not count as foreground.
+    The foreground's statistics are taken from ``samples_per_case`` voxels of each case and channel, drawn
+    with replacement and a fixed seed, so that large and small cases count the same, as in nnU-Net. Unlike
+    there, voxels with the ignore label do not count as foreground.
 
     Args:
         cases: Those to describe; the result does not depend on their order.
@@ -209,21 +209,26 @@ def fingerprint_cases(
         progress: Called with the done share, 0..1, after each case.
 
     Raises:
-        DatasetError: There is no case, a case has no label map, one on another grid, values that the label set does
-            not name, another number of channels, or intensities that are not numbers; or no case has foreground.
+        DatasetError: There is no case, a case has no label map, one on another grid, values that the label
+            set does not name, another number of channels, or intensities that are not numbers; or no case has
+            foreground.
     """
     if not cases:
         raise DatasetError("The dataset has no cases. Put images in imagesTr and label maps in labelsTr.")
     described: list[CaseFingerprint] = []
     samples: list[list[Array]] = [[] for _ in channel_names]
     for done, case in enumerate(sorted(cases, key=lambda c: c.identifier), start=1):
-        volume, labels = _checked(case, len(channel_names), label_set)
+        volume, labels = load_case(case, label_set, len(channel_names))
+        if labels is None:
+            raise DatasetError(
+                f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case."
+            )
         box = bounding_box(non_zero_mask(volume.array))
         label_map = labels.array[0][box]
         foreground = label_map > 0
         if label_set.ignore_label is not None:
             foreground &= label_map != label_set.ignore_label
-        random = np.random.RandomState(_SEED)  # noqa: NPY002 - nnU-Net's generator, for its very samples
+        random = np.random.RandomState(_SEED)
         for channel, values in enumerate(volume.array):
             inside = values[box][foreground].astype(np.float32)
             if inside.size:
@@ -236,36 +241,6 @@ def fingerprint_cases(
             "No case has a labelled voxel. Check that labelsTr holds the label maps of these images."
         )
     return Fingerprint(tuple(described), tuple(_statistics(np.concatenate(channel)) for channel in samples))
-
-
-def _checked(case: Case, channels: int, label_set: LabelSet) -> tuple[Volume, Volume]:
-    """The case's image and label map, if they fit each other and the dataset."""
-    volume, labels = case.volume(), case.labels()
-    if labels is None:
-        raise DatasetError(
-            f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case."
-        )
-    if volume.channels != channels:
-        raise DatasetError(
-            f"The case {case.identifier} has {volume.channels} channels where dataset.json names {channels}. "
-            "Add or remove images of this case."
-        )
-    if not volume.same_grid(labels):
-        raise DatasetError(
-            f"Image {volume.shape} and label map {labels.shape} of the case {case.identifier} lie on different grids. "
-            "Resample the label map to the image (nearest neighbour)."
-        )
-    if not np.isfinite(volume.array).all():
-        raise DatasetError(
-            f"The case {case.identifier} has voxels that are not numbers (NaN or infinite). Repair or remove it."
-        )
-    unknown = sorted({int(v) for v in np.unique(labels.array)} - label_set.training_values)
-    if unknown:
-        raise DatasetError(
-            f"The label map of the case {case.identifier} has the values {unknown}, which dataset.json does not name. "
-            "Add them to 'labels' in dataset.json, or correct the label map."
-        )
-    return volume, labels
 
 
 def _described(case: Case, volume: Volume, box: tuple[slice, slice, slice]) -> CaseFingerprint:

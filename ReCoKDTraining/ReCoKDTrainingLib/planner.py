@@ -1,8 +1,8 @@
 """From a dataset's fingerprint to a plan, by the rules of nnU-Net v2's default planner for 3d_fullres.
 
-Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation", Nature
-Methods 18, 203-211, 2021. The same fingerprint gives the same network, patch, spacing and batch here and there;
-nnU-Net need not be installed.
+Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
+Nature Methods 18, 203-211, 2021. The same fingerprint gives the same network, patch, spacing and batch here
+and there; nnU-Net need not be installed.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def plan_dataset(
 
     Args:
         fingerprint: Of the training cases.
-        channel_names: ``CT`` chooses CT normalisation; ``noNorm``, ``zscore``, ``rescale_to_0_1`` and ``rgb_to_0_1``
-            those of their names; anything else is normalised to zero mean and unit variance of each image.
+        channel_names: ``CT`` chooses CT normalisation; ``noNorm``, ``zscore``, ``rescale_to_0_1`` and
+            ``rgb_to_0_1`` those of their names; anything else is normalised to zero mean and unit variance of
+            each image.
         label_set: Of the dataset.
         dataset_name: For the record.
         memory_gb: GPU memory that a training step may take; patch and batch are cut to it (nnU-Net: 8).
@@ -64,13 +65,14 @@ def plan_dataset(
         plans_name: For the record.
 
     Raises:
-        DatasetError: Channels differ from the fingerprint's, or the images are flat or too small for a 3D network.
+        DatasetError: Channels differ from the fingerprint's, or the images are flat or too small for a 3D
+            network.
         PlanError: The memory does not suffice for the smallest network.
     """
     if len(channel_names) != fingerprint.channels:
         raise DatasetError(
-            f"dataset.json names {len(channel_names)} channels and the fingerprint has {fingerprint.channels}. "
-            "Make the fingerprint anew."
+            f"dataset.json names {len(channel_names)} channels and the fingerprint has "
+            f"{fingerprint.channels}. Make the fingerprint anew."
         )
     if not memory_gb > 0:
         raise PlanError(f"The memory for training must be positive; it is {memory_gb} GB.")
@@ -124,9 +126,9 @@ def plan_dataset(
 def target_spacing(fingerprint: Fingerprint) -> Float3:
     """The voxel size to train at along the image's (k, j, i), mm.
 
-    The median of the cases; but where one axis is more than three times as coarse and has less than a third of the
-    voxels of the others, the finest tenth of the cases decides for that axis, since interpolating thick slices
-    invents little and discarding thin ones loses much.
+    The median of the cases; but where one axis is more than three times as coarse and has less than a third
+    of the voxels of the others, the finest tenth of the cases decides for that axis, since interpolating
+    thick slices invents little and discarding thin ones loses much.
     """
     spacings, shapes = fingerprint.spacings, fingerprint.shapes_after_crop
     target: Floats = np.percentile(spacings, 50, axis=0)
@@ -156,7 +158,7 @@ def _coarsest_first(spacing: Float3) -> Int3:
 
 
 def _largest_topology(spacing: Float3, median_shape: Floats, heads: int, budget: float) -> Topology:
-    """The largest patch, cut from a cube in mm no larger than the median image, whose network fits the budget."""
+    """The largest patch, from a cube in mm no larger than the median image down, whose network fits."""
     finer = 1 / np.array(spacing)
     cube = finer * (_INITIAL_PATCH_EDGE**3 / np.prod(finer)) ** (1 / 3)
     topology = topology_for(
@@ -165,8 +167,8 @@ def _largest_topology(spacing: Float3, median_shape: Floats, heads: int, budget:
     while topology.feature_map_values(heads) > budget:
         if topology.stages < 2:
             raise PlanError(
-                "The memory for training does not suffice for the smallest network. Allow more, or use a larger "
-                "voxel size."
+                "The memory for training does not suffice for the smallest network. "
+                "Allow more, or use a larger voxel size."
             )
         # The axis that covers most of the image gives way; of equals the last.
         covered = [n / whole for n, whole in zip(topology.patch_size, median_shape, strict=True)]
@@ -193,7 +195,7 @@ def _batch_size(topology: Topology, heads: int, budget: float, dataset_voxels: f
 def _wants_coarser(
     spacing: Float3, median_shape: Floats, topology: Topology, heads: int, budget: float
 ) -> bool:
-    """Whether nnU-Net would add a 3d_lowres configuration; if so it pools the batch in the Dice loss of 3d_fullres.
+    """Whether nnU-Net would add a 3d_lowres configuration; if so 3d_fullres pools the batch in its Dice loss.
 
     The voxels grow by 3% at a time, fine axes first, until a patch holds a quarter of the median image; that
     configuration is kept if its images have at most half the voxels.

@@ -1,4 +1,5 @@
-"""How often a U-Net pools for a given patch, and what that costs: nnU-Net v2's rules (Isensee et al. 2021)."""
+"""How often a U-Net pools for a given patch, and what that costs: nnU-Net v2's rules (Isensee et al.
+2021)."""
 
 from __future__ import annotations
 
@@ -45,10 +46,11 @@ class Topology:
         return tuple(min(MAX_FEATURES, BASE_FEATURES << stage) for stage in range(self.stages))
 
     def feature_map_values(self, heads: int) -> int:
-        """How many numbers the outputs of all convolutions hold for one patch; the memory of training follows it.
+        """How many numbers the outputs of all convolutions hold for one patch; the memory of training follows
+        it.
 
-        Counted are, as in nnU-Net's estimate, the two convolutions of each encoder stage and, for each decoder
-        stage, the transposed convolution, two convolutions, and the head at full resolution.
+        Counted are, as in nnU-Net's estimate, the two convolutions of each encoder stage and, for each
+        decoder stage, the transposed convolution, two convolutions, and the head at full resolution.
         """
         size = list(self.patch_size)
         total = heads * math.prod(size)
@@ -62,9 +64,9 @@ class Topology:
 def topology_for(spacing: Float3, patch_size: Sequence[float]) -> Topology:
     """The pooling for a patch of about ``patch_size`` voxels of ``spacing`` mm.
 
-    An axis is halved as long as at least :data:`MIN_EDGE` voxels remain, finer axes first until all are within a
-    factor of two; a kernel spans an axis once that axis is within a factor of two of the finest. The patch size is
-    rounded up to what the strides divide.
+    An axis is halved as long as at least :data:`MIN_EDGE` voxels remain, finer axes first until all are
+    within a factor of two; a kernel spans an axis once that axis is within a factor of two of the finest. The
+    patch size is rounded up to what the strides divide.
     """
     size = [float(n) for n in patch_size]
     resolution = [float(s) for s in spacing]

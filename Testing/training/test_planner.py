@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from ReCoKDLib.errors import DatasetError, PlanError
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network
