@@ -1,0 +1,118 @@
+"""Preprocessed cases on disk, made once and read as memory maps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ReCoKDLib.files import atomic_folder, sha256
+from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.plan import Plan
+from ReCoKDLib.preprocessing import preprocess
+
+from .datasets import Case, load_case
+
+# As nnU-Net: enough voxels of each class to draw patch centres from, without keeping all of a large organ.
+_LOCATIONS_PER_CLASS = 10_000
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """The folder of one preprocessed case."""
+
+    identifier: str
+    folder: Path
+
+    def data(self) -> npt.NDArray[np.float32]:
+        """(channel, x, y, z), memory-mapped."""
+        mapped: npt.NDArray[np.float32] = np.load(self.folder / "data.npy", mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def labels(self) -> npt.NDArray[np.int16]:
+        """(1, x, y, z), memory-mapped."""
+        mapped: npt.NDArray[np.int16] = np.load(self.folder / "labels.npy", mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def locations(self) -> dict[str, npt.NDArray[np.int32]]:
+        """For each class that is present: (n, 3) voxels of it, in a fixed random order."""
+        with np.load(self.folder / "locations.npz", allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | None) -> str:
+    """Changes when the files or anything that preprocessing depends on change."""
+    described = plan.to_nnunet()
+    for configuration in described["configurations"].values():
+        for irrelevant in ("architecture", "batch_size", "patch_size", "batch_dice"):
+            del configuration[irrelevant]
+    files = [*case.images, *([case.label] if case.label else [])]
+    content: list[Any] = [described, label_set.to_dataset_json(), orientation, [sha256(file) for file in files]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def preprocess_cases(
+    cases: Sequence[Case],
+    plan: Plan,
+    label_set: LabelSet,
+    folder: Path,
+    *,
+    orientation: str | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[CachedCase, ...]:
+    """Preprocess labelled cases into ``folder``; what is there and still valid is kept.
+
+    Args:
+        cases: Labelled cases.
+        plan: How to preprocess.
+        label_set: Checked against the label maps.
+        folder: The cache; one folder a case and state of its files.
+        orientation: Axis codes to bring every case to, as the predictor will.
+        progress: Called with the finished fraction.
+
+    Raises:
+        DatasetError: A case contradicts itself or the label set.
+    """
+    cached = []
+    for done, case in enumerate(cases, 1):
+        target = folder / f"{case.identifier}-{_cache_key(case, plan, label_set, orientation)}"
+        if not target.is_dir():
+            _write_case(case, plan, label_set, target, orientation)
+        cached.append(CachedCase(case.identifier, target))
+        if progress is not None:
+            progress(done / len(cases))
+    return tuple(cached)
+
+
+def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orientation: str | None) -> None:
+    volume, labels = load_case(case, label_set, plan.channels)
+    if orientation is not None:
+        volume = volume.reoriented(orientation)
+        labels = None if labels is None else labels.reoriented(orientation)
+    prepared = preprocess(volume, plan, labels)
+    assert prepared.labels is not None, "only labelled cases are cached"
+    with atomic_folder(target) as temporary:
+        np.save(temporary / "data.npy", prepared.data)
+        np.save(temporary / "labels.npy", prepared.labels)
+        np.savez(temporary / "locations.npz", **class_locations(prepared.labels[0], label_set))  # type: ignore[arg-type]
+
+
+def class_locations(labels: npt.NDArray[np.int16], label_set: LabelSet) -> dict[str, npt.NDArray[np.int32]]:
+    """Voxels to centre patches on, by class (or region); with an ignore label also ``annotated``: all that is not it."""
+    groups = {segment.name: segment.region for segment in label_set.segments}
+    locations = {}
+    rng = np.random.default_rng(1234)
+    masks = {name: np.isin(labels, region) for name, region in groups.items()}
+    if label_set.ignore_label is not None:
+        masks["annotated"] = (labels != label_set.ignore_label) & (labels >= 0)
+    for name, mask in masks.items():
+        voxels = np.argwhere(mask).astype(np.int32)
+        if len(voxels):
+            locations[name] = voxels[rng.permutation(len(voxels))[:_LOCATIONS_PER_CLASS]]
+    return locations

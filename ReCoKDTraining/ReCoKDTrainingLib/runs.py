@@ -1,0 +1,279 @@
+"""A training run from its settings: data, plan, networks, losses, schedule and run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ReCoKDLib.errors import OutputError, PackageError, ReCoKDError
+from ReCoKDLib.files import read_json, require_new, write_json
+from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.networks import build_network, load_weights
+from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.plan import Plan
+from ReCoKDLib.prediction import choose_device
+
+from .cache import preprocess_cases
+from .datasets import NnunetRawDataset, Split, read_split
+from .distiller import Distiller, EncoderDecoderRecorder, WeightedLoss
+from .fingerprint import Fingerprint, fingerprint_cases
+from .losses import SegmentationLoss, build_loss
+from .planner import plan_dataset
+from .precision import autocast_dtype
+from .progress import Progress
+from .sampling import PatchDataset
+from .trainer import Schedule, Trainer, default_workers
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is asked of a run.
+
+    Attributes:
+        dataset: Folder in nnU-Net's raw layout.
+        output: Run folder.
+        teacher: Model package to distil from; None trains from the labels alone.
+        width: The student's t; 0 for the full width (a teacher).
+        losses: Distillation losses with their eta.
+        loss_options: Options of each loss.
+        ramp: Part of the training over which eta rises.
+        split: File with the split; None makes one.
+        fold: Which split of a list.
+        plan: nnU-Net plans.json; None makes a plan (or takes the teacher's).
+        memory_gb: Budget of a plan that is made.
+        cache: Folder for preprocessed cases; None puts it into the run folder.
+        schedule: How long and how fast; a batch size of 0 stands for the plan's.
+        device: auto, cpu, cuda or mps.
+        precision: auto, bf16 or off.
+        workers: Processes that prepare patches; -1 for half of the cores.
+    """
+
+    dataset: Path
+    output: Path
+    teacher: Path | None = None
+    width: int = 0
+    losses: Mapping[str, float] = field(default_factory=dict)
+    loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ramp: float = 0.6
+    split: Path | None = None
+    fold: int = 0
+    plan: Path | None = None
+    memory_gb: float = 8.0
+    cache: Path | None = None
+    epochs: int = 1000
+    steps_per_epoch: int = 250
+    batch_size: int = 0
+    learning_rate: float = 1e-2
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = -1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is set up: everything that the trainer and the model's card need."""
+
+    settings: RunSettings
+    dataset: NnunetRawDataset
+    split: Split
+    fingerprint: Fingerprint
+    plan: Plan
+    teacher: ModelPackage | None
+    trainer: Trainer
+
+
+def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False) -> Run:
+    """Read and check everything, preprocess, build networks and losses; load the checkpoint when resuming.
+
+    Raises:
+        ReCoKDError: Any of the inputs is wrong; nothing has been written then but an empty run folder.
+    """
+    if settings.output.exists() and any(settings.output.iterdir()) and not resume:
+        raise OutputError(
+            f"{settings.output} holds a run already. Choose another folder, or go on with it (--resume)."
+        )
+    require_new(settings.output / "plan.json", overwrite=True)  # can the folder be written?
+    dataset = NnunetRawDataset(settings.dataset)
+    split = read_split(dataset, settings.split, settings.fold)
+    teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
+    if teacher is not None:
+        require_same_task(teacher, dataset)
+    fingerprint = _fingerprint(settings, dataset, split, progress)
+    plan = _plan(settings, dataset, fingerprint, teacher)
+    write_json(settings.output / "plan.json", plan.to_nnunet(), overwrite=True)
+
+    orientation = fingerprint.orientation if teacher is None else teacher.card.orientation
+    progress.stage("Preprocessing", len(split.training))
+    cases = preprocess_cases(
+        split.training,
+        plan,
+        dataset.label_set,
+        settings.cache or settings.output / "preprocessed",
+        orientation=orientation,
+        progress=progress.fraction,
+    )
+    schedule = Schedule(
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        batch_size=settings.batch_size or plan.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+    )
+    device = choose_device(settings.device)
+    dtype = autocast_dtype(device, settings.precision)
+    distiller = _distiller(settings, plan, dataset.label_set, teacher, dtype).to(device)
+    trainer = Trainer(
+        schedule,
+        distiller,
+        PatchDataset(cases, plan, dataset.label_set, settings.seed, schedule.samples),
+        settings.output,
+        device=device,
+        settings={
+            "data": fingerprint.sha256,
+            "plan": plan.to_nnunet(),
+            "orientation": orientation,
+            "teacher": None if teacher is None else teacher.checksum,
+            "losses": dict(settings.losses),
+            "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
+            "ramp": settings.ramp,
+            "precision": str(dtype),
+        },
+        workers=default_workers() if settings.workers < 0 else settings.workers,
+        progress=progress,
+    )
+    if resume:
+        trainer.resume()
+    return Run(settings, dataset, split, fingerprint, plan, teacher, trainer)
+
+
+def require_same_task(model: ModelPackage, dataset: NnunetRawDataset) -> None:
+    """Check that a model's channels and labels are the dataset's.
+
+    Raises:
+        PackageError: They are not; the message names both.
+    """
+    if model.plan.channels != len(dataset.channel_names):
+        raise PackageError(
+            f"The model {model.card.name} needs {model.plan.channels} channel(s), the dataset {dataset.name} has "
+            f"{len(dataset.channel_names)}. Use a model that was made for such images."
+        )
+    ours, theirs = ([(s.name, s.value) for s in labels.segments] for labels in (dataset.label_set, model.label_set))
+    if ours != theirs:
+        raise PackageError(
+            f"The model {model.card.name} has the labels {theirs}, the dataset {dataset.name} {ours}. "
+            "Use a model with the same labels, or rename those in dataset.json."
+        )
+
+
+def _fingerprint(
+    settings: RunSettings, dataset: NnunetRawDataset, split: Split, progress: Progress
+) -> Fingerprint:
+    """Of the training cases."""
+    progress.stage("Reading the training cases", len(split.training))
+    fingerprint = fingerprint_cases(
+        split.training, dataset.channel_names, dataset.label_set, progress=progress.fraction
+    )
+    write_json(settings.output / "fingerprint.json", fingerprint.to_dict(), overwrite=True)
+    return fingerprint
+
+
+def _plan(
+    settings: RunSettings, dataset: NnunetRawDataset, fingerprint: Fingerprint, teacher: ModelPackage | None
+) -> Plan:
+    if teacher is not None:
+        if settings.plan is not None:
+            raise ReCoKDError("A student uses its teacher's plan. Leave out --plan.")
+        full = teacher.plan
+    elif settings.plan is not None:
+        full = Plan.from_nnunet(read_json(settings.plan))
+    else:
+        full = plan_dataset(
+            fingerprint,
+            dataset.channel_names,
+            dataset.label_set,
+            dataset_name=dataset.name,
+            memory_gb=settings.memory_gb,
+        )
+    return full.with_width(settings.width)
+
+
+def _distiller(
+    settings: RunSettings, plan: Plan, label_set: LabelSet, teacher: ModelPackage | None, dtype: torch.dtype | None
+) -> Distiller:
+    heads = label_set.number_of_heads
+    torch.manual_seed(settings.seed)
+    student = build_network(plan.architecture, plan.channels, heads, deep_supervision=True)
+    teacher_network = None
+    losses = {}
+    if teacher is not None:
+        if teacher.card.folds != 1:
+            raise PackageError(
+                f"The teacher {teacher.card.name} is an ensemble of {teacher.card.folds} folds; features can be "
+                "distilled from one network only. Import one of its folds."
+            )
+        teacher_network = build_network(teacher.plan.architecture, plan.channels, heads)
+        load_weights(teacher_network, teacher.weights(0))
+        recorder = EncoderDecoderRecorder()
+        losses = {
+            name: WeightedLoss(
+                build_loss(
+                    name,
+                    teacher_channels=recorder.channels(teacher_network),
+                    student_channels=recorder.channels(student),
+                    label_set=label_set,
+                    options=settings.loss_options.get(name, {}),
+                ),
+                eta,
+            )
+            for name, eta in settings.losses.items()
+        }
+    outputs = len(plan.architecture.strides) - 1
+    return Distiller(
+        student,
+        teacher_network,
+        SegmentationLoss(label_set, outputs, plan.batch_dice),
+        losses,
+        ramp=settings.ramp,
+        teacher_dtype=dtype,
+        amp_dtype=dtype,
+    )
+
+
+def parse_losses(text: str) -> dict[str, float]:
+    """``reco=1,logits=0.5`` to names and weights; a name alone has the weight 1.
+
+    Raises:
+        ReCoKDError: A weight is not a number.
+    """
+    losses = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, eta = part.partition("=")
+        try:
+            losses[name.strip()] = float(eta) if eta else 1.0
+        except ValueError as error:
+            raise ReCoKDError(f"{part!r} is not NAME=WEIGHT. Write the losses as reco=1,logits=0.5.") from error
+    return losses
+
+
+def parse_loss_options(text: str) -> dict[str, dict[str, Any]]:
+    """A JSON object of objects, or nothing.
+
+    Raises:
+        ReCoKDError: It is not that.
+    """
+    if not text.strip():
+        return {}
+    try:
+        options = json.loads(text)
+        return {str(name): dict(values) for name, values in options.items()}
+    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ReCoKDError(
+            f"The loss options are not a JSON object of objects ({error}). "
+            'Write them as {"reco": {"masks": "area"}}.'
+        ) from error
