@@ -1,0 +1,76 @@
+"""How large each structure is: voxels and millilitres, as rows and as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .files import atomic_file
+from .labels import Segment
+from .volume import Volume
+
+COLUMNS = ("segment", "label", "voxels", "volume_ml")
+
+
+@dataclass(frozen=True)
+class SegmentSize:
+    """The size of one structure.
+
+    Attributes:
+        segment: The structure.
+        voxels: How many voxels it has.
+        millilitres: Their volume.
+    """
+
+    segment: Segment
+    voxels: int
+    millilitres: float
+
+
+def segment_mask(labels: Volume, segment: Segment) -> npt.NDArray[np.bool_]:
+    """The (k, j, i) voxels of a segment in a one-channel label map.
+
+    A region has all labels that belong to it, so overlapping regions share voxels, as in nnU-Net's evaluation.
+    """
+    array = labels.array[0]
+    if segment.region == (segment.value,):
+        mask: npt.NDArray[np.bool_] = array == segment.value
+        return mask
+    return np.isin(array, (segment.value, *segment.region))
+
+
+def segment_sizes(labels: Volume, segments: Iterable[Segment]) -> list[SegmentSize]:
+    """The size of each segment in a one-channel label map, in the order given; absent ones have zero."""
+    voxel = abs(float(np.linalg.det(labels.ijk_to_ras[:3, :3]))) / 1000.0  # mm^3 to ml
+    # One pass over the voxels, however many segments there are.
+    values, counts = np.unique(labels.array[0], return_counts=True)
+    found: dict[Any, int] = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    sizes = []
+    for segment in segments:
+        voxels = sum(found.get(value, 0) for value in {segment.value, *segment.region})
+        sizes.append(SegmentSize(segment, voxels, voxels * voxel))
+    return sizes
+
+
+def write_table(labels: Volume, segments: Iterable[Segment], path: Path, overwrite: bool = False) -> None:
+    """Write the segments' sizes as CSV: UTF-8, comma between columns, full stop in numbers, whatever the locale.
+
+    Raises:
+        OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
+    """
+    sizes = segment_sizes(labels, segments)
+    with (
+        atomic_file(path, overwrite) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for size in sizes:
+            # Six decimals: a voxel of 0.1 mm still counts.
+            writer.writerow((size.segment.name, size.segment.value, size.voxels, f"{size.millilitres:.6f}"))
