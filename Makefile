@@ -21,8 +21,7 @@ INSTALLED := .venv/recokd-installed
 DEMO_CASE := hippocampus_003
 DEMO_STUDENT := hippocampus-x4
 
-# Each test process keeps to one thread: the processes already fill the cores.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --maxprocesses=8
+PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses=8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint
@@ -39,6 +38,9 @@ demo: $(INSTALLED) ## segment a sample MRI with the shipped student; results go 
 	echo "Segmentation: demo/$(DEMO_CASE).$$format" && \
 	echo "Volumes:      demo/$(DEMO_CASE).csv" && \
 	echo "Picture:      demo/$(DEMO_CASE).png"
+
+# Each test process keeps to one thread: the processes already fill the cores.
+test test-all: export OMP_NUM_THREADS = 1
 
 test: $(INSTALLED) ## run the tests
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

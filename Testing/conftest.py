@@ -71,9 +71,7 @@ def two_blobs() -> TwoBlobs:
     ) -> tuple[Volume, Volume]:
         place = np.stack(np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij"))
 
-        def ellipsoid(
-            centre: tuple[float, float, float], radii: tuple[float, float, float]
-        ) -> npt.NDArray[Any]:
+        def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> npt.NDArray[Any]:
             offset = (place - np.reshape(centre, (3, 1, 1, 1))) / np.reshape(radii, (3, 1, 1, 1))
             inside: npt.NDArray[Any] = (offset**2).sum(axis=0) <= 1
             return inside

@@ -8,9 +8,7 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 
-def matrix(
-    directions: Matrix, spacing: tuple[float, float, float], origin: tuple[float, float, float]
-) -> Matrix:
+def matrix(directions: Matrix, spacing: tuple[float, float, float], origin: tuple[float, float, float]) -> Matrix:
     """IJK-to-RAS from unit direction columns, spacing along (i, j, k) in mm and the RAS place of voxel 0."""
     ijk_to_ras = np.eye(4)
     ijk_to_ras[:3, :3] = directions * np.asarray(spacing)
@@ -52,9 +50,7 @@ def oblique() -> Matrix:
 
 def oblique_left_handed() -> Matrix:
     """Turned, anisotropic and mirrored: the determinant of its directions is -1."""
-    return matrix(
-        rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (0.8, 1.0, 2.0), (-35.0, 22.0, 64.0)
-    )
+    return matrix(rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (0.8, 1.0, 2.0), (-35.0, 22.0, 64.0))
 
 
 GEOMETRIES = {

@@ -42,9 +42,7 @@ def cmake_list(cmake_file: Path, variable: str) -> list[str]:
     """The entries of ``set(VARIABLE ...)``, with ${MODULE_NAME} filled in."""
     text = re.sub(r"#[^\n]*", "", cmake_file.read_text(encoding="utf-8"))
     values = dict(re.findall(r"set\((\w+)\s+([^)]*)\)", text))
-    return [
-        entry.replace("${MODULE_NAME}", values["MODULE_NAME"].strip()) for entry in values[variable].split()
-    ]
+    return [entry.replace("${MODULE_NAME}", values["MODULE_NAME"].strip()) for entry in values[variable].split()]
 
 
 def files_in(folder: Path) -> set[str]:
@@ -58,9 +56,7 @@ def files_in(folder: Path) -> set[str]:
     }
 
 
-def run(
-    *command: str | Path, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -118,9 +114,7 @@ def slicer_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cmake_lists_every_file_of_the_module() -> None:
     module = REPOSITORY / "ReCoKD"
     cmake_file = module / "CMakeLists.txt"
-    scripts, resources = (
-        cmake_list(cmake_file, f"MODULE_PYTHON_{kind}") for kind in ("SCRIPTS", "RESOURCES")
-    )
+    scripts, resources = (cmake_list(cmake_file, f"MODULE_PYTHON_{kind}") for kind in ("SCRIPTS", "RESOURCES"))
     files = files_in(module)
     assert sorted(scripts) == sorted(name for name in files if name.endswith(".py"))
     assert sorted(resources) == sorted(name for name in files if not name.endswith(".py"))

@@ -47,11 +47,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
             yield from ((f"{base}.{alias.name}", at_load) for alias in node.names)
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if (
-                name in ("import_module", "__import__")
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-            ):
+            if name in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
                 yield str(node.args[0].value), at_load
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             for statement in node.orelse:
@@ -126,9 +122,7 @@ def test_start_up_files_load_only_light_modules(path: Path) -> None:
     heavy = []
     for name, at_load in imports_of(path, LIB.parent):
         own = name.split(".")[0] == "ReCoKDLib"
-        allowed = name == "ReCoKDLib" or any(
-            name == module or name.startswith(f"{module}.") for module in ours
-        )
+        allowed = name == "ReCoKDLib" or any(name == module or name.startswith(f"{module}.") for module in ours)
         if at_load and not (allowed if own else name.split(".")[0] in light):
             heavy.append(name)
     assert heavy == []
