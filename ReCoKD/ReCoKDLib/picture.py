@@ -1,4 +1,4 @@
-"""One picture of a result: three slices with the structures drawn in, a 3D view, and a legend with volumes."""
+"""One picture of a result: three slices with the structures drawn in, a 3D view, a legend with volumes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class _Plane:
 
         All three planes have both in-plane axes reversed: R and A to the left, A and S to the top.
         """
-        return np.take(array, index, self.axis)[::-1, ::-1]
+        cut: Slice = np.take(array, index, self.axis)[::-1, ::-1]
+        return cut
 
 
 _PLANES = (
@@ -85,9 +86,10 @@ def write_picture(
 ) -> Picture:
     """Write a PNG with an axial, a sagittal and a coronal slice through the largest structure, and a 3D view.
 
-    Slices are cut along the volume's own axes, those nearest to the patient's; of an oblique volume the footer
-    says by how many degrees they are off. They are shown in radiological convention (the patient's right on the
-    left), at the same scale and with the voxels' true proportions. The grey values are the first channel's.
+    Slices are cut along the volume's own axes, those nearest to the patient's; of an oblique volume the
+    footer says by how many degrees they are off. They are shown in radiological convention (the patient's
+    right on the left), at the same scale and with the voxels' true proportions. The grey values are the first
+    channel's.
 
     Args:
         volume: What was segmented.
@@ -98,8 +100,8 @@ def write_picture(
         overwrite: Replace an existing file.
 
     Raises:
-        OutputError: The name does not end in .png, the file exists and ``overwrite`` is False, or it cannot be
-            written.
+        OutputError: The name does not end in .png, the file exists and ``overwrite`` is False, or it cannot
+            be written.
         MissingDependencyError: Matplotlib is not installed.
         ValueError: The label map lies on another grid.
     """
@@ -116,7 +118,7 @@ def write_picture(
             "or run without the picture."
         ) from error
     with atomic_file(path, overwrite) as temporary:
-        # A figure and canvas of its own: pyplot's global state belongs to whoever else uses it in this process.
+        # A figure and canvas of its own: pyplot's global state may be in use elsewhere in this process.
         figure = Figure(dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
         notes, has_surface_view = _draw(figure, volume, labels, segments, title)
@@ -202,8 +204,9 @@ def _obliqueness(shown: Volume) -> float:
 def _window(shown: Volume, labels: Volume) -> tuple[float, float]:
     """Grey values shown as black and as white, in a range that suits the structures.
 
-    The middle half of their values and four times as much on both sides: soft tissue in CT and grey matter in MRI
-    then have contrast, whatever air, metal or a bright vessel elsewhere. Never wider than the image's own values.
+    The middle half of their values and four times as much on both sides: soft tissue in CT and grey matter in
+    MRI then have contrast, whatever air, metal or a bright vessel elsewhere. Never wider than the image's own
+    values.
     """
     array = shown.array[0]
     lowest, highest = (float(value) for value in np.percentile(array, (0.2, 99.8)))
@@ -327,7 +330,16 @@ def _draw_surface_view(ax: Axes, view: npt.NDArray[np.uint8] | None, anything: b
         tip = origin + length * direction
         ax.plot((origin[0], tip[0]), (origin[1], tip[1]), color=color, linewidth=1.6, solid_capstyle="round")
         beyond = origin + (length + 0.025) * direction / max(float(np.linalg.norm(direction)), 0.5)
-        ax.text(*beyond, letter, ha="center", va="center", fontsize=8, color=color, weight="bold")
+        ax.text(
+            float(beyond[0]),
+            float(beyond[1]),
+            letter,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=color,
+            weight="bold",
+        )
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
 

@@ -1,7 +1,8 @@
 """A shaded surface of each structure, rendered off-screen in a process of its own.
 
 VTK ends the whole process where it finds no OpenGL (no display, no EGL, no OSMesa), so the rendering runs as
-``python -m ReCoKDLib.surface_view FOLDER``: a crash or a driver that hangs costs the 3D view, never the result.
+``python -m ReCoKDLib.surface_view FOLDER``: a crash or a driver that hangs costs the 3D view, never the
+result.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +35,7 @@ Rgb = npt.NDArray[np.uint8]
 
 
 def screen_directions() -> npt.NDArray[np.float64]:
-    """Where the R, A and S axes point in the view: rows (right, up) on the screen, in 0..1 of their length."""
+    """Where the R, A and S axes point in the view: rows (right, up) on the screen, at most 1 long."""
     right = np.cross([0.0, 0.0, 1.0], _TOWARDS_VIEWER)
     right /= np.linalg.norm(right)
     up = np.cross(_TOWARDS_VIEWER, right)
@@ -95,7 +97,8 @@ def _write_masks(labels: Volume, segments: Sequence[Segment], size: int, path: P
     masks = [(segment, mask) for segment, mask in masks if mask.any()]
     if not masks:
         return False
-    origins, arrays = [], {}
+    origins: list[list[int]] = []
+    arrays: dict[str, Any] = {}
     for index, (_, mask) in enumerate(masks):
         inside = [
             np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
@@ -119,8 +122,8 @@ def _write_masks(labels: Volume, segments: Sequence[Segment], size: int, path: P
 
 def _render(folder: Path) -> None:
     """In the other process: read ``masks.npz``, write ``view.npy``."""
-    import vtkmodules.vtkInteractionStyle  # noqa: F401 - each registers its part of the renderer
-    import vtkmodules.vtkRenderingFreeType  # noqa: F401
+    import vtkmodules.vtkInteractionStyle  # each registers its part of the renderer
+    import vtkmodules.vtkRenderingFreeType
     import vtkmodules.vtkRenderingOpenGL2  # noqa: F401
     from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
     from vtkmodules.vtkCommonDataModel import vtkImageData

@@ -36,7 +36,7 @@ class SegmentSize:
 def segment_mask(labels: Volume, segment: Segment) -> npt.NDArray[np.bool_]:
     """The (k, j, i) voxels of a segment in a one-channel label map.
 
-    A region has all labels that belong to it, so overlapping regions share voxels, as in nnU-Net's evaluation.
+    A region has all labels that belong to it, so overlapping regions share voxels, as nnU-Net evaluates them.
     """
     array = labels.array[0]
     if segment.region == (segment.value,):
@@ -59,7 +59,7 @@ def segment_sizes(labels: Volume, segments: Iterable[Segment]) -> list[SegmentSi
 
 
 def write_table(labels: Volume, segments: Iterable[Segment], path: Path, overwrite: bool = False) -> None:
-    """Write the segments' sizes as CSV: UTF-8, comma between columns, full stop in numbers, whatever the locale.
+    """Write the segments' sizes as CSV: UTF-8, commas between columns, points in numbers in every locale.
 
     Raises:
         OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
