@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,13 +19,22 @@ Float3 = tuple[float, float, float]
 ROLES = ("teacher", "student")
 DTYPES = ("float32", "float16")
 INTENDED_USE = "Research use only. Not a medical device."
+_MODALITY_WORDS = {
+    "CT": {"ct", "cta", "ncct", "cect"},
+    "MR": {
+        *("mri", "mr", "mra", "t1", "t1w", "t1n", "t1c", "t1ce", "t1gd", "t1wi", "t2", "t2w", "t2f", "t2wi"),
+        *("flair", "dwi", "adc", "swi", "pd", "pdw", "bssfp", "lge", "cine"),
+    },
+    "PT": {"pet", "pt", "suv", "fdg"},
+    "US": {"us", "ultrasound"},
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _AXIS_CODES = re.compile(r"(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}")
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """Raw intensities of a channel: for three percentiles of a case, the least and greatest of all training cases.
+    """Raw intensities of a channel: for three percentiles, the least and the greatest of all training cases.
 
     A range for each percentile and not one pooled histogram: MRI has no unit, and one data set may hold 8-bit
     images beside floating-point ones a thousand times as bright.
@@ -67,10 +77,19 @@ class ChannelInfo:
     unit: str = ""
     intensity: Intensity | None = None
 
+    @classmethod
+    def named(cls, name: str, intensity: Intensity | None = None) -> ChannelInfo:
+        """A channel whose modality is told by its name in a ``dataset.json``, as far as the name tells it."""
+        words = re.split(r"[^a-z0-9]+", name.lower())
+        for modality, known in _MODALITY_WORDS.items():
+            if known.intersection(words):
+                return cls(name, modality, "HU" if modality == "CT" else "", intensity)
+        return cls(name, intensity=intensity)
+
 
 @dataclass(frozen=True)
 class SpacingInfo:
-    """Voxel sizes (k, j, i) of the training cases in mm, axes as the network gets them (see ``Card.orientation``)."""
+    """Voxel sizes (k, j, i) of the training cases in mm, after they were brought to ``Card.orientation``."""
 
     median: Float3
     smallest: Float3
@@ -87,9 +106,8 @@ class SpacingInfo:
 
         if not len(spacings):
             raise PackageError("Spacings cannot be measured without a case.")
-        measured = (
-            f(np.asarray(spacings, dtype=np.float64), axis=0).tolist() for f in (np.median, np.min, np.max)
-        )
+        cases = np.asarray(spacings, dtype=np.float64)
+        measured = (function(cases, axis=0).tolist() for function in (np.median, np.min, np.max))
         median, smallest, largest = (cast(Float3, tuple(values)) for values in measured)
         return cls(median, smallest, largest)
 
@@ -151,8 +169,8 @@ class Card:
         version: Of the model.
         description: One or two sentences.
         spacing: Of the training cases; None when unknown.
-        orientation: Axis codes (``"RAS"``) that all training volumes had; inputs are brought there by exact flips
-            and permutations. None: volumes are taken as they are.
+        orientation: Axis codes (``"RAS"``) that all training volumes had; inputs are brought there by exact
+            flips and permutations. None: volumes are taken as they are.
         mirror_axes: Axes of the plan over which predictions may be mirrored (those mirrored in training).
         training: How it came about.
         metrics: What was measured, on what, with which result; any JSON object.
@@ -192,21 +210,15 @@ class Card:
         if not self.channels:
             raise PackageError("The model's card names no input channel. Add at least one.")
         if self.orientation is not None and not _AXIS_CODES.fullmatch(self.orientation):
+            raise PackageError(f"The model's orientation must be axis codes such as 'RAS'; it is {self.orientation!r}.")
+        if self.folds < 1 or self.guidance_channels < 0 or not {0, 1, 2}.issuperset(self.mirror_axes):
             raise PackageError(
-                f"The model's orientation must be axis codes such as 'RAS'; it is {self.orientation!r}."
-            )
-        if (
-            self.folds < 1
-            or self.guidance_channels < 0
-            or any(axis not in (0, 1, 2) for axis in self.mirror_axes)
-        ):
-            raise PackageError(
-                "The model's card is wrong: it needs at least one fold, no negative number of guidance channels, "
-                "and mirror axes among 0, 1, 2."
+                "The model's card is wrong: it needs at least one fold, no negative number of guidance "
+                "channels, and mirror axes among 0, 1, 2."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as JSON values; None and empty values are kept, so that a reader sees what is not known."""
+        """The card as JSON values; empty values are kept, so that a reader sees what is not known."""
         return cast(dict[str, Any], _json(asdict(self)))
 
     @classmethod
@@ -220,12 +232,8 @@ class Card:
             fields = _known(cls, values)
             fields["channels"] = tuple(_channel(channel) for channel in values["channels"])
             if values.get("spacing") is not None:
-                fields["spacing"] = SpacingInfo(
-                    **{
-                        key: _floats(value, 3)
-                        for key, value in _known(SpacingInfo, values["spacing"]).items()
-                    }
-                )
+                known = _known(SpacingInfo, values["spacing"])
+                fields["spacing"] = SpacingInfo(**{key: _floats(value, 3) for key, value in known.items()})
             fields["mirror_axes"] = tuple(int(axis) for axis in values.get("mirror_axes", ()))
             fields["training"] = TrainingRecord(**_known(TrainingRecord, values.get("training", {})))
             fields["licences"] = Licences(**_known(Licences, values.get("licences", {})))
@@ -257,8 +265,11 @@ def _floats(values: Sequence[Any], count: int) -> Any:
 
 
 def _json(value: Any) -> Any:
+    """Tuples as lists, NumPy's numbers as Python's, and what JSON cannot write (NaN, infinity) as null."""
     if isinstance(value, Mapping):
         return {str(key): _json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json(item) for item in value]
-    return value
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

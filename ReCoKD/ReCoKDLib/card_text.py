@@ -23,8 +23,7 @@ def card_markdown(card: Card, plan: Plan, label_set: LabelSet) -> str:
                 "Version": card.version,
                 "Network": f"{plan.architecture.network_class_name.rpartition('.')[2]}, features per stage "
                 f"{'-'.join(map(str, plan.architecture.features_per_stage))}",
-                "Parameters": f"{card.parameters:,}"
-                + (f" in each of {card.folds} folds" if card.folds > 1 else ""),
+                "Parameters": f"{card.parameters:,}" + (f" in each of {card.folds} folds" if card.folds > 1 else ""),
                 "Weights": card.dtype,
                 "Voxel size": f"{_sizes(plan.spacing)} mm (the network's)",
                 "Patch": " x ".join(map(str, plan.patch_size)),
@@ -33,8 +32,7 @@ def card_markdown(card: Card, plan: Plan, label_set: LabelSet) -> str:
         ),
         "## Segments",
         "\n".join(
-            f"- {segment.value}: {segment.name}"
-            + (f" ({codes})" if (codes := _codes(segment.terminology)) else "")
+            f"- {segment.value}: {segment.name}" + (f" ({codes})" if (codes := _codes(segment.terminology)) else "")
             for segment in label_set.segments
         ),
         "## Input",
@@ -86,7 +84,7 @@ def licence_text(card: Card) -> str:
     """What the package's LICENSE says of code and weights."""
     return (
         f"The model {card.name}\n\n"
-        f"Weights (models/*.safetensors): {card.licences.weights or 'the licence was not stated by who made them'}\n"
+        f"Weights (models/*.safetensors): {card.licences.weights or 'licence not stated'}\n"
         f"Code (ReCoKD, which runs them): {card.licences.code}\n"
         + (f"\n{card.licences.attribution}\n" if card.licences.attribution else "")
         + f"\n{card.intended_use}\n"
@@ -95,9 +93,7 @@ def licence_text(card: Card) -> str:
 
 def _list(values: Mapping[str, Any]) -> str:
     """One bullet for each value that is known."""
-    return "\n".join(
-        f"- {key}: {_text(value)}" for key, value in values.items() if value not in (None, "", {}, [], ())
-    )
+    return "\n".join(f"- {key}: {_text(value)}" for key, value in values.items() if value not in (None, "", {}, [], ()))
 
 
 def _text(value: Any) -> str:
@@ -119,8 +115,9 @@ def _channel(index: int, channel: ChannelInfo) -> str:
         channel.intensity.percentile_99_5,
     )
     return (
-        f"{text}; raw intensities of the training cases{unit and ' in'}{unit}: 0.5th percentile {low[0]:.4g} to "
-        f"{low[1]:.4g}, median {middle[0]:.4g} to {middle[1]:.4g}, 99.5th percentile {high[0]:.4g} to {high[1]:.4g}"
+        f"{text}; raw intensities of the training cases{unit and ' in'}{unit}: "
+        f"0.5th percentile {low[0]:.4g} to {low[1]:.4g}, median {middle[0]:.4g} to {middle[1]:.4g}, "
+        f"99.5th percentile {high[0]:.4g} to {high[1]:.4g}"
     )
 
 

@@ -30,8 +30,8 @@ def build_network(
 ) -> nn.Module:
     """The network with nnU-Net's initialisation (He, negative slope 0.01; zero last norm in residual blocks).
 
-    It has ``encoder`` (returns the list of all stages' features, bottleneck last) and ``decoder`` (takes that list;
-    returns one (B, out, D, H, W) tensor, or with deep supervision a list of them, full resolution first).
+    It has ``encoder`` (returns the list of all stages' features, bottleneck last) and ``decoder`` (takes that
+    list; returns one (B, out, D, H, W) tensor, or with deep supervision a list, full resolution first).
 
     Raises:
         PlanError: The class is not known or refuses its arguments.
@@ -53,8 +53,9 @@ def build_network(
         )
     except (TypeError, AssertionError, ValueError) as error:
         raise PlanError(f"The plan's network cannot be built: {error}. Restore plans.json.") from error
-    if hasattr(network, "initialize"):
-        network.apply(network.initialize)
+    initialize: Any = getattr(network, "initialize", None)
+    if initialize is not None:
+        network.apply(initialize)
     return network
 
 
@@ -70,9 +71,7 @@ def _aliases(network: nn.Module) -> dict[str, str]:
     state dictionary has each tensor up to four times.
     """
     first: dict[int, str] = {}
-    return {
-        key: first.setdefault(id(tensor), key) for key, tensor in network.state_dict(keep_vars=True).items()
-    }
+    return {key: first.setdefault(id(tensor), key) for key, tensor in network.state_dict(keep_vars=True).items()}
 
 
 def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
