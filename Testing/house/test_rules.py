@@ -111,20 +111,28 @@ def test_only_widgets_import_qt_and_ctk() -> None:
     assert offenders(files, REPOSITORY, ("qt", "ctk", "PythonQt", "PySide6", "PyQt5", "PyQt6")) == []
 
 
-@pytest.mark.parametrize(
-    "path", [REPOSITORY / "ReCoKD" / "ReCoKD.py", *(LIB / f"{name}.py" for name in START_UP)], ids=relative
-)
-def test_start_up_files_load_only_light_modules(path: Path) -> None:
-    light = {*sys.stdlib_module_names, "numpy"}
-    if path.name == "ReCoKD.py":
-        light |= {"slicer", "qt", "ctk", "vtk"}  # Slicer has loaded these before it loads a module
-    ours = {f"ReCoKDLib.{name}" for name in START_UP}
-    heavy = []
-    for name, at_load in imports_of(path, LIB.parent):
-        own = name.split(".")[0] == "ReCoKDLib"
-        allowed = name == "ReCoKDLib" or any(name == module or name.startswith(f"{module}.") for module in ours)
-        if at_load and not (allowed if own else name.split(".")[0] in light):
-            heavy.append(name)
+def own_file(name: str) -> Path | None:
+    """The file of a module of ReCoKDLib, None for what is no module (a class, another library)."""
+    path = LIB.parent.joinpath(*name.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if name.startswith("ReCoKDLib") and file.is_file()), None)
+
+
+@pytest.mark.parametrize("name", ["ReCoKD", *START_UP])
+def test_start_up_files_load_only_light_modules(name: str) -> None:
+    """The file and all of ours that it loads, read without running them."""
+    start = REPOSITORY / "ReCoKD" / "ReCoKD.py" if name == "ReCoKD" else LIB / f"{name}.py"
+    light = {*sys.stdlib_module_names, "numpy", "ReCoKDLib"}
+    reached, pending, heavy = set[Path](), [start], []
+    while pending:
+        path = pending.pop()
+        reached.add(path)
+        loaded = [module for module, at_load in imports_of(path, LIB.parent) if at_load]
+        # Slicer has loaded these before it loads a module.
+        allowed = light | {"slicer", "qt", "ctk", "vtk"} if path.name == "ReCoKD.py" else light
+        heavy += [f"{relative(path)}: {module}" for module in loaded if module.split(".")[0] not in allowed]
+        files = {file for module in loaded if (file := own_file(module)) is not None}
+        pending += files - reached
     assert heavy == []
 
 
