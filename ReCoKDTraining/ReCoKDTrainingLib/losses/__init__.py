@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import logits as _logits  # noqa: F401  (enters itself in the registry)
+from . import logits as _logits  # noqa: F401  (these two enter themselves in the registry)
+from . import reco as _reco  # noqa: F401
 from .base import DistillationLoss, NetworkOutputs
 from .registry import available_losses, build_loss, register
 from .segmentation import SegmentationLoss

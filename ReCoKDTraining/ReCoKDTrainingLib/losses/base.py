@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,6 +25,11 @@ class NetworkOutputs:
     features: tuple[Tensor, ...]
     logits: tuple[Tensor, ...]
     aligned: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """In float32, which losses are computed in (float64 stays); no copy where it is that already."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class DistillationLoss(nn.Module, ABC):

@@ -26,3 +26,11 @@ def downsample_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:
         return labels
     small = functional.interpolate(labels.to(torch.float32), size=list(shape), mode="nearest-exact")
     return small.to(labels.dtype)
+
+
+def region_mask(labels: Tensor, values: Sequence[int]) -> Tensor:
+    """Bool mask of the voxels whose label is one of ``values``; the shape of ``labels``."""
+    mask = labels == values[0]
+    for value in values[1:]:
+        mask = mask | (labels == value)
+    return mask

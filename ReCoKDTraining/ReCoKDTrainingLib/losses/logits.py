@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ReCoKDLib.errors import ReCoKDError
 
-from .base import DistillationLoss, NetworkOutputs
+from .base import DistillationLoss, NetworkOutputs, full_precision
 from .registry import LossSetting, read_options, register
 
 
@@ -62,7 +62,7 @@ class LogitsLoss(DistillationLoss):
         """The one term ``kl``."""
         divergence = sigmoid_divergence if self.has_regions else softmax_divergence
         with torch.autocast(labels.device.type, enabled=False):
-            ours, theirs = student.logits[0].float(), teacher.logits[0].detach().float()
+            ours, theirs = full_precision(student.logits[0]), full_precision(teacher.logits[0].detach())
             return {"kl": divergence(ours, theirs, self.options.temperature)}
 
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from ReCoKDLib.labels import LabelSet
 
-from .labels import downsample_labels
+from .base import full_precision
+from .labels import downsample_labels, region_mask
 from .reduction import several_processes, sum_over_processes
 
 SMOOTH = 1e-5
@@ -100,8 +101,7 @@ class SegmentationLoss(nn.Module):
 
     def single(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of one output, computed in float32; ``labels`` at its resolution."""
-        if logits.dtype != torch.float64:
-            logits = logits.float()
+        logits = full_precision(logits)
         ignore = self.label_set.ignore_label
         mask = None if ignore is None else (labels != ignore).to(logits.dtype)
         if self.label_set.has_regions:
@@ -129,11 +129,3 @@ class SegmentationLoss(nn.Module):
         # nnU-Net divides by the voxels, not by voxels times regions, as soon as there is an ignore label
         entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return dice + (entropy * mask).sum() / mask.sum().clamp_min(1)
-
-
-def region_mask(labels: Tensor, values: Sequence[int]) -> Tensor:
-    """Bool mask of the voxels whose label is one of ``values``; the shape of ``labels``."""
-    mask = labels == values[0]
-    for value in values[1:]:
-        mask = mask | (labels == value)
-    return mask
