@@ -35,6 +35,7 @@ from .files import atomic_file, atomic_folder
 from .labels import LabelSet, Segment
 from .package_files import CHECKSUMS, GET_AGAIN, METADATA, PackageFiles, open_package_files, require_inside
 from .plan import Plan
+from .terminology import with_terminology
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +157,7 @@ def write_package(
         path: A name that ends in ``.zip`` (by custom ``.recokd.zip``) gives one file, any other a folder.
         card: Its ``folds``, ``parameters`` and ``dtype`` are filled in here.
         plan: Of the network.
-        label_set: What the outputs mean.
+        label_set: What the outputs mean; segments without a terminology entry get one if their names tell it.
         folds: For each fold a state dictionary: the plan's network and nothing else.
         overwrite: Replace what is there.
         dtype: ``"float32"`` or ``"float16"`` for the stored weights.
@@ -182,6 +183,7 @@ def write_package(
         fitting = _fitting(plan, label_set, card.guidance_channels, weights)
         parameters = sum(tensor.numel() for tensor in fitting.values() if tensor.is_floating_point())
         contents[weights_name(fold)] = _safetensors(fitting, dtype)
+    label_set = with_terminology(label_set, plan.dataset_name)
     card = replace(card, folds=len(folds), parameters=parameters, dtype=dtype)
     contents[METADATA] = _dump(
         {
