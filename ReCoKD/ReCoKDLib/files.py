@@ -68,7 +68,7 @@ def atomic_file(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     require_new(path, overwrite)
     suffix = full_suffix(path)
-    handle, temporary_name = tempfile.mkstemp(prefix=f".{path.name[: 40]}-", suffix=".part" + suffix, dir=path.parent)
+    handle, temporary_name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=".part" + suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(temporary_name)
     # mkstemp makes private files; a result is to have the permissions of any other new file.
@@ -92,7 +92,7 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         OutputError: ``path`` exists and ``overwrite`` is False, or it cannot be written.
     """
     require_new(path, overwrite)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[: 40]}-", suffix=".part", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", suffix=".part", dir=path.parent))
     umask = os.umask(0)
     os.umask(umask)
     try:
@@ -100,7 +100,7 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         temporary.chmod(0o777 & ~umask)
         if path.exists():
             # A folder cannot be replaced in one step: the old one steps aside until the new one is in place.
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name[: 40]}-", suffix=".old", dir=path.parent))
+            aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", suffix=".old", dir=path.parent))
             path.rename(aside / path.name)
             try:
                 temporary.rename(path)

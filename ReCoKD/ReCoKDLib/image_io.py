@@ -20,6 +20,7 @@ LABEL_MAP_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A slice further than this fraction of the slice distance from its place means missing or uneven slices.
 _UNEVEN_SLICES = 0.1
+_POSITION = "0020|0032"  # Image Position (Patient)
 
 
 def read_volume(path: Path) -> Volume:
@@ -106,12 +107,12 @@ def _read_dicom_folder(path: Path) -> sitk.Image:
     if len(names) == 1:
         return _read_file(Path(names[0]))  # an enhanced (multi-frame) file is a volume, a lone slice is refused
     reader.SetFileNames(names)
+    reader.MetaDataDictionaryArrayUpdateOn()  # each slice's position
     try:
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"The DICOM series in {path} could not be read ({_reason(error)}).") from error
-    key = "ITK_non_uniform_sampling_deviation"
-    deviation = float(image.GetMetaData(key)) if image.HasMetaDataKey(key) else 0.0
+    deviation = _unevenness([reader.GetMetaData(n, _POSITION) for n in range(len(names))], image)
     if deviation > _UNEVEN_SLICES * image.GetSpacing()[2]:
         raise InputError(
             f"The slices of the DICOM series in {path} are unevenly spaced (by up to {deviation:.2f} mm): slices are "
@@ -119,6 +120,14 @@ def _read_dicom_folder(path: Path) -> sitk.Image:
             "in Slicer with the DICOM module (acquisition geometry regularization)."
         )
     return image
+
+
+def _unevenness(positions: list[str], image: sitk.Image) -> float:
+    """How far, in mm, any slice lies from where evenly spaced slices of the image's geometry would."""
+    places = np.array([[float(part) for part in text.split("\\")] for text in positions])
+    step = np.array(image.GetDirection()).reshape(3, 3)[:, 2] * image.GetSpacing()[2]
+    expected = np.array(image.GetOrigin()) + np.arange(len(places))[:, None] * step
+    return float(np.linalg.norm(places - expected, axis=1).max())
 
 
 def label_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

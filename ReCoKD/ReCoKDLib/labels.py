@@ -93,7 +93,9 @@ class LabelSet:
                 for name, value in labels.items()
             }
         except (TypeError, ValueError) as error:
-            raise DatasetError(f"A label in dataset.json is neither a number nor a list of numbers: {error}.") from error
+            raise DatasetError(
+                f"A label in dataset.json is neither a number nor a list of numbers: {error}."
+            ) from error
         has_regions = any(len(region) > 1 for region in regions.values())
         if has_regions:
             order = dataset.get("regions_class_order")
@@ -112,13 +114,14 @@ class LabelSet:
                 )
         if ignore is not None and ignore != max(v for region in regions.values() for v in region) + 1:
             raise DatasetError("The label 'ignore' in dataset.json must have the highest value, by one.")
-        segments = [
-            Segment(name, value, region, _DEFAULT_COLORS[index % len(_DEFAULT_COLORS)])
-            for index, ((name, region), value) in enumerate(zip(regions.items(), values, strict=True))
-        ]
+        ordered = list(zip(regions.items(), values, strict=True))
         if not has_regions:
-            segments.sort(key=lambda segment: segment.value)  # head order is label order
-        return cls(tuple(segments), has_regions, ignore)
+            ordered.sort(key=lambda item: item[1])  # head order is label order
+        segments = tuple(
+            Segment(name, value, region, _DEFAULT_COLORS[index % len(_DEFAULT_COLORS)])
+            for index, ((name, region), value) in enumerate(ordered)
+        )
+        return cls(segments, has_regions, ignore)
 
     def to_dataset_json(self) -> dict[str, Any]:
         """The same as nnU-Net writes it: ``labels`` and, with regions, ``regions_class_order``."""
@@ -171,15 +174,27 @@ class LabelSet:
         logits = logits.float()
         return logits.sigmoid() if self.has_regions else logits.softmax(0)
 
-    def label_map(self, logits: torch.Tensor) -> torch.Tensor:
-        """(heads, k, j, i) logits to a (k, j, i) label map, as nnU-Net decides it."""
+    def label_map(self, logits: torch.Tensor, wanted: Sequence[Segment] | None = None) -> torch.Tensor:
+        """(heads, k, j, i) logits to a (k, j, i) label map, as nnU-Net decides it.
+
+        Args:
+            logits: One for each head.
+            wanted: The only segments to put into the map; the decision between labels stays that of all.
+        """
         import torch
 
+        chosen = self.segments if wanted is None else wanted
+        result = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
         if not self.has_regions:
-            return logits.argmax(0).to(torch.int16)
+            winners = logits.argmax(0).to(torch.int16)
+            if wanted is None:
+                return winners
+            for segment in chosen:
+                result[winners == segment.value] = segment.value
+            return result
         # sigmoid(x) > 0.5 as nnU-Net computes it, in float32
         inside = logits.float().sigmoid() > 0.5
-        result = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
         for head, segment in enumerate(self.segments):
-            result[inside[head]] = segment.value
+            if segment in chosen:
+                result[inside[head]] = segment.value
         return result

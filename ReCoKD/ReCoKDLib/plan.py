@@ -170,7 +170,9 @@ class Plan:
                 (2D, a cascade, an unknown resampling or network).
         """
         if "configurations" not in plans:
-            raise PlanError("This is not a plan of nnU-Net v2 (it has no 'configurations'). Plans of v1 must be redone.")
+            raise PlanError(
+                "This is not a plan of nnU-Net v2 (it has no 'configurations'). Plans of v1 must be redone."
+            )
         configurations = plans["configurations"]
         if configuration not in configurations:
             raise PlanError(f"The plan has no configuration {configuration!r}. It has: {', '.join(configurations)}.")
@@ -182,7 +184,9 @@ class Plan:
             seen.add(parent)
             chosen = {**configurations[parent], **chosen}
         if chosen.get("previous_stage"):
-            raise PlanError("This configuration is the second stage of a cascade, which is not supported. Use 3d_fullres.")
+            raise PlanError(
+                "This configuration is the second stage of a cascade, which is not supported. Use 3d_fullres."
+            )
         try:
             return cls._from_configuration(plans, configuration, chosen)
         except KeyError as error:
@@ -202,7 +206,9 @@ class Plan:
         for key in architecture.requires_import:
             value = architecture.arch_kwargs.get(key)
             if value is not None and value not in _IMPORTABLE:
-                raise PlanError(f"The plan's network uses {key} = {value!r}, which is not on the list of known classes.")
+                raise PlanError(
+                    f"The plan's network uses {key} = {value!r}, which is not on the list of known classes."
+                )
         resampling = {}
         for what, key in (("data", "data"), ("seg", "seg"), ("probabilities", "probabilities")):
             function = chosen[f"resampling_fn_{key}"]

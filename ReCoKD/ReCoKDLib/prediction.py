@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .errors import InputError, MissingDependencyError, ReCoKDError
-from .labels import LabelSet
+from .labels import LabelSet, Segment
 from .networks import build_network, load_weights
 from .plan import Plan
 from .preprocessing import PreprocessedCase, preprocess, restore_grid, uncrop
@@ -140,6 +140,7 @@ class Predictor:
         self,
         volume: Volume,
         *,
+        segments: Sequence[Segment] | None = None,
         probabilities: bool = False,
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
@@ -148,6 +149,7 @@ class Predictor:
 
         Args:
             volume: As many channels as the plan has, on any grid.
+            segments: The only ones to put into the label map; None for all.
             probabilities: Return those as well.
             progress: Called with the finished fraction.
             cancelled: Asked before each tile.
@@ -165,7 +167,7 @@ class Predictor:
         logits = torch.from_numpy(
             np.ascontiguousarray(restore_grid(self.patch_logits(case, progress, cancelled).numpy(), case, self.plan))
         )
-        labels = self.label_set.label_map(logits).numpy()[None]
+        labels = self.label_set.label_map(logits, segments).numpy()[None]
         whole = uncrop(labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16), case, self.plan)
         soft = None
         if probabilities:

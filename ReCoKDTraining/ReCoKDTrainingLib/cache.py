@@ -53,7 +53,12 @@ def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | N
         for irrelevant in ("architecture", "batch_size", "patch_size", "batch_dice"):
             del configuration[irrelevant]
     files = [*case.images, *([case.label] if case.label else [])]
-    content: list[Any] = [described, label_set.to_dataset_json(), orientation, [sha256(file) for file in files]]
+    content: list[Any] = [
+        described,
+        label_set.to_dataset_json(),
+        orientation,
+        [sha256(file) for file in files],
+    ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -186,7 +186,9 @@ def read_split(dataset: Dataset, file: Path | None, fold: int = 0, seed: int = 1
         raise DatasetError(f"{file} is not a split. It needs the lists 'train' and 'val'.")
     for name in [*content["train"], *content["val"]]:
         if name not in cases:
-            raise DatasetError(f"{file} names the case {name!r}, which the dataset {dataset.name} does not have labelled.")
+            raise DatasetError(
+                f"{file} names the case {name!r}, which the dataset {dataset.name} does not have labelled."
+            )
     both = sorted(set(content["train"]) & set(content["val"]))
     if both:
         raise DatasetError(f"{file} has the case {both[0]!r} in both 'train' and 'val'. Keep it in one.")

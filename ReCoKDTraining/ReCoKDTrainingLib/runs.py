@@ -95,9 +95,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         ReCoKDError: Any of the inputs is wrong; nothing has been written then but an empty run folder.
     """
     if settings.output.exists() and any(settings.output.iterdir()) and not resume:
-        raise OutputError(
-            f"{settings.output} holds a run already. Choose another folder, or go on with it (--resume)."
-        )
+        raise OutputError(f"{settings.output} holds a run already. Choose another folder, or go on with it (--resume).")
     require_new(settings.output / "plan.json", overwrite=True)  # can the folder be written?
     dataset = NnunetRawDataset(settings.dataset)
     split = read_split(dataset, settings.split, settings.fold)
@@ -171,9 +169,7 @@ def require_same_task(model: ModelPackage, dataset: NnunetRawDataset) -> None:
         )
 
 
-def _fingerprint(
-    settings: RunSettings, dataset: NnunetRawDataset, split: Split, progress: Progress
-) -> Fingerprint:
+def _fingerprint(settings: RunSettings, dataset: NnunetRawDataset, split: Split, progress: Progress) -> Fingerprint:
     """Of the training cases."""
     progress.stage("Reading the training cases", len(split.training))
     fingerprint = fingerprint_cases(
@@ -204,7 +200,11 @@ def _plan(
 
 
 def _distiller(
-    settings: RunSettings, plan: Plan, label_set: LabelSet, teacher: ModelPackage | None, dtype: torch.dtype | None
+    settings: RunSettings,
+    plan: Plan,
+    label_set: LabelSet,
+    teacher: ModelPackage | None,
+    dtype: torch.dtype | None,
 ) -> Distiller:
     heads = label_set.number_of_heads
     torch.manual_seed(settings.seed)

@@ -47,7 +47,11 @@ def cut(array: npt.NDArray[np.generic], start: Sequence[int], size: Sequence[int
 
 
 def patch_start(
-    rng: np.random.Generator, shape: Sequence[int], source: Sequence[int], patch: Sequence[int], centre: Sequence[int] | None
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    source: Sequence[int],
+    patch: Sequence[int],
+    centre: Sequence[int] | None,
 ) -> list[int]:
     """First voxel of the source box: around ``centre`` as far as the border allows, or anywhere.
 
@@ -79,7 +83,13 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """
 
     def __init__(
-        self, cases: Sequence[CachedCase], plan: Plan, label_set: LabelSet, seed: int, length: int, augment: bool = True
+        self,
+        cases: Sequence[CachedCase],
+        plan: Plan,
+        label_set: LabelSet,
+        seed: int,
+        length: int,
+        augment: bool = True,
     ) -> None:
         self.cases = tuple(cases)
         self.seed = seed
@@ -114,7 +124,13 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         case = self.cases[number]
         data, labels = case.data(), case.labels()
         centre = self._centre(rng, number, index % FOREGROUND_EVERY == FOREGROUND_EVERY - 1)
-        start = patch_start(rng, data.shape[1:], self.source_size, self.patch_size, None if centre is None else centre.tolist())
+        start = patch_start(
+            rng,
+            data.shape[1:],
+            self.source_size,
+            self.patch_size,
+            None if centre is None else centre.tolist(),
+        )
         image = cut(data, start, self.source_size, 0)
         target = cut(labels, start, self.source_size, OUTSIDE)
         if self.transforms is None:

@@ -144,7 +144,12 @@ class Trainer:
             row |= {f"gradient norm/{name}": norm for name, norm in norms.items()}
             row |= self.distiller.pop_statistics()
             self.history.append(
-                {"epoch": epoch + 1, "learning rate": schedule.rate(epoch), "seconds": time.perf_counter() - begun} | row
+                {
+                    "epoch": epoch + 1,
+                    "learning rate": schedule.rate(epoch),
+                    "seconds": time.perf_counter() - begun,
+                }
+                | row
             )
             self.epoch = epoch + 1
             self.save()

@@ -1,0 +1,168 @@
+"""Segmenting a volume with a student: the one function behind panel, console, batch and command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .errors import InputError, OutputError
+from .files import full_suffix, require_new
+from .image_io import LABEL_MAP_SUFFIXES, read_volume, write_label_map
+from .input_check import check_input
+from .labels import LabelSet
+from .package import ModelPackage
+from .picture import write_picture
+from .prediction import Predictor
+from .students import find_student
+from .table import write_table
+from .volume import Volume, stack_channels
+
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """What a student found.
+
+    Attributes:
+        labels: One channel of label values on the input's own grid.
+        label_set: The segments that were asked for.
+        volume: What was segmented.
+        student: Name of the student.
+        warnings: What in the input does not fit the student's card, in plain words.
+        seconds: From the volume in memory to the labels in memory, loading of the student included.
+    """
+
+    labels: Volume
+    label_set: LabelSet
+    volume: Volume
+    student: str
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def segment(
+    volumes: Volume | Sequence[Volume],
+    student: ModelPackage | Path | str,
+    *,
+    labels: Sequence[str] | None = None,
+    device: str = "auto",
+    mirroring: bool = False,
+    progress: Callable[[float], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> SegmentationResult:
+    """Segment one case.
+
+    Args:
+        volumes: One volume for each channel of the student's card in its order, all on one grid; or one with all.
+        student: A package, its path, or the name of an installed one.
+        labels: Names of the only structures wanted; None for all.
+        device: auto, cpu, cuda or mps.
+        mirroring: Average over flips: a little better, several times as slow.
+        progress: Called with the finished fraction, from 0 to 1.
+        cancelled: Asked between tiles.
+
+    Raises:
+        InputError: Grids differ, the number of channels is wrong, voxels are not numbers or all the same, or a
+            label is unknown.
+        PackageError: The student cannot be found or opened.
+        Cancelled: ``cancelled`` said so.
+    """
+    begun = time.perf_counter()
+    package = student if isinstance(student, ModelPackage) else find_student(student)
+    volume = stack_channels([volumes] if isinstance(volumes, Volume) else list(volumes))
+    wanted = package.label_set.subset(labels)
+    warnings = check_input(volume, package.card, package.plan)
+    predictor = Predictor.from_package(package, device, mirroring)
+    prediction = predictor.predict(volume, segments=wanted, progress=progress, cancelled=cancelled)
+    return SegmentationResult(
+        labels=prediction.labels,
+        label_set=replace(package.label_set, segments=wanted),
+        volume=volume,
+        student=package.card.name,
+        warnings=warnings,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def segment_files(
+    inputs: Sequence[Path],
+    student: ModelPackage | Path | str,
+    output: Path,
+    *,
+    labels: Sequence[str] | None = None,
+    table: Path | None = None,
+    picture: Path | None = None,
+    device: str = "auto",
+    mirroring: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[float], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> SegmentationResult:
+    """Segment one case from files to a file, with a table and a picture if wanted.
+
+    Args:
+        inputs: One file, or DICOM folder, for each channel in the order of the student's card.
+        student: As in :func:`segment`.
+        output: ``.seg.nrrd`` for a segmentation that Slicer opens with names, colours and codes; ``.nii.gz``, ``.nii``,
+            ``.nrrd`` or ``.mha`` for a label map.
+        table: CSV of voxels and millilitres.
+        picture: PNG of slices and surfaces.
+        overwrite: Replace files that exist.
+
+    Other arguments and errors are those of :func:`segment`.
+
+    Raises:
+        OutputError: An output exists, cannot be written, is an input, or has an unknown suffix. All outputs are
+            checked before the work begins.
+        MissingDependencyError: ``.seg.nrrd`` without Slicer's MRML.
+    """
+    package = student if isinstance(student, ModelPackage) else find_student(student)
+    _check_outputs(inputs, [path for path in (output, table, picture) if path is not None], overwrite)
+    _check_format(output)
+    result = segment(
+        [read_volume(path) for path in inputs],
+        package,
+        labels=labels,
+        device=device,
+        mirroring=mirroring,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    segments = result.label_set.segments
+    if full_suffix(output).lower() == SEGMENTATION_SUFFIX:
+        from .mrml.segmentations import write_segmentation
+
+        write_segmentation(result.labels, result.label_set, output, overwrite)
+    else:
+        write_label_map(result.labels, output, overwrite)
+    if table is not None:
+        write_table(result.labels, segments, table, overwrite)
+    if picture is not None:
+        write_picture(result.volume, result.labels, segments, picture, title=result.student, overwrite=overwrite)
+    return result
+
+
+def _check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
+    if not inputs:
+        raise InputError("No input was given. Give a volume: a file or a folder with a DICOM series.")
+    resolved = [path.resolve() for path in outputs]
+    if len(set(resolved)) < len(resolved):
+        raise OutputError("Two outputs have the same name. Give each a name of its own.")
+    for path in outputs:
+        if path.resolve() in {given.resolve() for given in inputs}:
+            raise OutputError(f"{path} is an input as well. Choose another name for the output.")
+        require_new(path, overwrite)
+
+
+def _check_format(output: Path) -> None:
+    suffix = full_suffix(output).lower()
+    if suffix == SEGMENTATION_SUFFIX:
+        from .mrml.host import ensure_slicer
+
+        ensure_slicer()
+    elif suffix not in LABEL_MAP_SUFFIXES:
+        known = ", ".join((SEGMENTATION_SUFFIX, *LABEL_MAP_SUFFIXES))
+        raise OutputError(f"{output} has no suffix that can be written. Use one of {known}.")

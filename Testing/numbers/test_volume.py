@@ -1,0 +1,121 @@
+"""One type that carries voxels and geometry."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from geometries import GEOMETRIES, Matrix, axis_aligned, oblique, oblique_left_handed, scanner_lps
+from ReCoKDLib.errors import InputError
+from ReCoKDLib.volume import Volume, stack_channels
+
+ALL_CODES = [
+    "".join(codes) for axes in itertools.permutations(("LR", "PA", "IS")) for codes in itertools.product(*axes)
+]
+
+
+def voxels_in_ras(volume: Volume) -> dict[tuple[int, ...], float]:
+    """Each voxel's value by its place in micrometres."""
+    k, j, i = np.indices(volume.shape)
+    places = volume.ijk_to_ras @ np.stack([i.ravel(), j.ravel(), k.ravel(), np.ones(i.size)])
+    return {
+        tuple(place): float(value)
+        for place, value in zip(
+            np.round(places[:3].T * 1000).astype(int).tolist(), volume.array[0].ravel(), strict=True
+        )
+    }
+
+
+@pytest.fixture
+def counted(any_geometry: Matrix) -> Volume:
+    return Volume(np.arange(3 * 4 * 5, dtype=np.float32).reshape(1, 3, 4, 5), any_geometry, "counted")
+
+
+def test_spacing_is_along_k_j_i() -> None:
+    assert Volume(np.zeros((1, 2, 3, 4)), oblique_left_handed()).spacing == pytest.approx((2.0, 1.0, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "codes"),
+    [
+        ("axis-aligned", "RAS"),
+        ("lps", "LPS"),
+        ("anisotropic", "PSR"),
+        ("oblique", "RAS"),
+        ("oblique-left-handed", "RAI"),
+    ],
+)
+def test_axis_codes(geometry: str, codes: str) -> None:
+    assert Volume(np.zeros((1, 2, 3, 4)), GEOMETRIES[geometry]()).axis_codes == codes
+
+
+@pytest.mark.parametrize("codes", ALL_CODES)
+def test_reorienting_moves_no_voxel_in_the_patient(counted: Volume, codes: str) -> None:
+    turned = counted.reoriented(codes)
+    assert turned.axis_codes == codes
+    assert voxels_in_ras(turned) == voxels_in_ras(counted)
+
+
+@pytest.mark.parametrize("codes", ALL_CODES)
+def test_reorienting_back_gives_the_same_volume(counted: Volume, codes: str) -> None:
+    back = counted.reoriented(codes).reoriented(counted.axis_codes)
+    np.testing.assert_array_equal(back.array, counted.array)
+    np.testing.assert_allclose(back.ijk_to_ras, counted.ijk_to_ras, atol=1e-9)
+
+
+@pytest.mark.parametrize("codes", ["RAR", "XYZ", "RA"])
+def test_reorienting_to_nonsense_is_refused(counted: Volume, codes: str) -> None:
+    with pytest.raises(ValueError, match="orientation"):
+        counted.reoriented(codes)
+
+
+def test_axis_codes_of_a_45_degree_oblique_use_each_axis_once() -> None:
+    turned = np.eye(4)
+    turned[:2, :2] = np.array([[1, -1], [1, 1]]) / np.sqrt(2)
+    codes = Volume(np.zeros((1, 2, 2, 2)), turned).axis_codes
+    ends = {"L": "x", "R": "x", "P": "y", "A": "y", "I": "z", "S": "z"}
+    assert {ends[code] for code in codes} == {"x", "y", "z"}
+
+
+def test_same_grid_tells_shifts_of_a_part_of_a_voxel() -> None:
+    volume = Volume(np.zeros((1, 4, 5, 6)), oblique())
+    shifted = oblique()
+    shifted[0, 3] += 0.01
+    assert volume.same_grid(Volume(np.ones((2, 4, 5, 6)), oblique()))
+    assert not volume.same_grid(Volume(np.zeros((1, 4, 5, 6)), shifted))
+    assert not volume.same_grid(Volume(np.zeros((1, 4, 5, 5)), oblique()))
+
+
+def test_same_grid_tells_a_small_turn_by_the_far_corner() -> None:
+    turned = axis_aligned()
+    turned[0, 1] = 1e-3  # a tenth of a voxel at the 100th row
+    assert not Volume(np.zeros((1, 2, 101, 2)), axis_aligned()).same_grid(Volume(np.zeros((1, 2, 101, 2)), turned))
+
+
+def test_channels_are_stacked_in_order() -> None:
+    one, two = (Volume(np.full((1, 2, 2, 2), value), scanner_lps(), str(value)) for value in (1, 2))
+    assert stack_channels([two, one]).array[:, 0, 0, 0].tolist() == [2, 1]
+    assert stack_channels([one]) is one
+
+
+def test_channels_on_different_grids_are_refused_by_name() -> None:
+    one = Volume(np.zeros((1, 2, 2, 2)), scanner_lps(), "T1")
+    two = Volume(np.zeros((1, 2, 2, 2)), axis_aligned(), "T2")
+    with pytest.raises(InputError, match=r"'T1'.*'T2'.*different grids"):
+        stack_channels([one, two])
+    with pytest.raises(InputError, match="No volume"):
+        stack_channels([])
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 3, 4)), np.zeros((1, 0, 3, 4)), np.zeros((1, 1, 2, 3, 4))])
+def test_arrays_of_the_wrong_form_are_refused(array: np.ndarray) -> None:  # type: ignore[type-arg]
+    with pytest.raises(InputError, match="three-dimensional"):
+        Volume(array, np.eye(4))
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.eye(3)])
+def test_a_broken_geometry_is_refused(matrix: Matrix) -> None:
+    with pytest.raises(InputError, match="geometry"):
+        Volume(np.zeros((1, 2, 2, 2)), matrix)
