@@ -324,9 +324,7 @@ def _draw_surface_view(ax: Axes, view: npt.NDArray[np.uint8] | None, anything: b
         spine.set_color("#c9ced6")
     ax.text(0.025, 0.97, "3D", ha="left", va="top", fontsize=9, color=_INK)
     origin, length = np.array([0.12, 0.10]), 0.075
-    for letter, direction, color in zip(
-        "RAS", screen_directions(), ("#c0392b", "#27813f", "#2457a8"), strict=True
-    ):
+    for letter, direction, color in zip("RAS", screen_directions(), ("#c0392b", "#27813f", "#2457a8"), strict=True):
         tip = origin + length * direction
         ax.plot((origin[0], tip[0]), (origin[1], tip[1]), color=color, linewidth=1.6, solid_capstyle="round")
         beyond = origin + (length + 0.025) * direction / max(float(np.linalg.norm(direction)), 0.5)
@@ -360,9 +358,7 @@ def _draw_legend(
         left = _MARGIN + (index // rows) * column_width
         y = 1 - (top + (index % rows + 0.5) * _LEGEND_ROW) / height
         swatch = (left / _WIDTH, y - 0.055 / height)
-        figure.add_artist(
-            Rectangle(swatch, 0.16 / _WIDTH, 0.11 / height, color=size.segment.color, linewidth=0)
-        )
+        figure.add_artist(Rectangle(swatch, 0.16 / _WIDTH, 0.11 / height, color=size.segment.color, linewidth=0))
         name = size.segment.name if len(size.segment.name) <= 26 else size.segment.name[:25] + "…"
         figure.text((left + 0.24) / _WIDTH, y, name, fontsize=8.5, color=_INK, va="center")
         figure.text(

@@ -23,6 +23,7 @@ NORMALIZATION_SCHEMES = (
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 )
+_CT_PROPERTIES = frozenset({"mean", "std", "percentile_00_5", "percentile_99_5"})
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
 # What may stand where nnU-Net's JSON names a Python object; a name from outside is never imported.
 _IMPORTABLE = frozenset(
@@ -141,6 +142,11 @@ class Plan:
                 raise PlanError(
                     f"The plan normalises channel {channel} by {scheme!r}, which is not known here. "
                     f"Known: {', '.join(NORMALIZATION_SCHEMES)}."
+                )
+            if scheme == "CTNormalization" and not _CT_PROPERTIES <= self.intensity_properties[channel].keys():
+                raise PlanError(
+                    f"The plan normalises channel {channel} as CT but lacks its intensities "
+                    f"({', '.join(sorted(_CT_PROPERTIES))}). Restore plans.json."
                 )
         for axis in range(3):
             total = 1

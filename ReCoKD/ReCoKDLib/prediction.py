@@ -40,6 +40,11 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def _part(progress: Callable[[float], None], part: int, parts: int) -> Callable[[float], None]:
+    """Tell the progress of one of several equal parts as that of the whole."""
+    return lambda done: progress((part + done) / parts)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A network's answer for one volume, both on the volume's own grid.
@@ -128,7 +133,7 @@ class Predictor:
                 tile_step=self.tile_step,
                 mirror_axes=self.mirror_axes,
                 device=self.device,
-                progress=None if progress is None else lambda done, fold=fold: progress((fold + done) / folds),
+                progress=None if progress is None else _part(progress, fold, folds),
                 cancelled=cancelled,
             )
             total = logits if total is None else total + logits
@@ -177,7 +182,7 @@ class Predictor:
             soft = self._on_grid_of(volume, array)
         return Prediction(self._on_grid_of(volume, whole), soft)
 
-    def _on_grid_of(self, volume: Volume, array: np.ndarray) -> Volume:  # type: ignore[type-arg]
+    def _on_grid_of(self, volume: Volume, array: np.ndarray) -> Volume:
         """Undo :meth:`_oriented`: voxels come back in the volume's own order."""
         oriented = self._oriented(volume).with_array(array)
         return volume.with_array(oriented.reoriented(volume.axis_codes).array if self.orientation else array)

@@ -97,19 +97,22 @@ def _normalised(image: Array, mask: npt.NDArray[np.bool_], plan: Plan, channel: 
     if scheme == "ZScoreNormalization":
         if plan.use_mask_for_norm[channel]:
             inside = image[mask]
-            result = image.copy()
+            result: Array = image.copy()
             result[mask] = (inside - inside.mean()) / max(inside.std(), epsilon)
             return result
-        return (image - image.mean()) / max(image.std(), epsilon)
+        result = (image - image.mean()) / max(image.std(), epsilon)
+        return result
     if scheme == "CTNormalization":
         known = plan.intensity_properties[channel]
         clipped = np.clip(image, known["percentile_00_5"], known["percentile_99_5"])
-        return (clipped - np.float32(known["mean"])) / np.float32(max(known["std"], epsilon))
+        result = (clipped - np.float32(known["mean"])) / np.float32(max(known["std"], epsilon))
+        return result
     if scheme == "RescaleTo01Normalization":
-        shifted = image - image.min()
-        return shifted / max(shifted.max(), epsilon)
+        result = image - image.min()
+        return result / max(result.max(), epsilon)
     if scheme == "RGBTo01Normalization":
-        return image / np.float32(255)
+        result = image / np.float32(255)
+        return result
     return image  # NoNormalization
 
 

@@ -100,7 +100,8 @@ def _across(source: Array, length: int, axis: int, order: int, labels: bool) -> 
     centres = source.shape[axis] / length * (np.arange(length) + 0.5) - 0.5
     if order == 0:
         nearest = map_coordinates(np.arange(source.shape[axis], dtype=np.float64), [centres], order=0, mode="nearest")
-        return np.take(source, nearest.astype(np.intp), axis)
+        repeated: Array = np.take(source, nearest.astype(np.intp), axis)
+        return repeated
     shape = [length if a == axis else n for a, n in enumerate(source.shape)]
     grid = np.meshgrid(*(centres if a == axis else np.arange(n) for a, n in enumerate(shape)), indexing="ij")
     if not labels:

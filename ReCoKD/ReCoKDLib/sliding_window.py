@@ -51,7 +51,7 @@ def gaussian_weights(patch_size: tuple[int, ...]) -> torch.Tensor:
 
 def _mirrored(network: nn.Module, tile: torch.Tensor, mirror_axes: Sequence[int]) -> torch.Tensor:
     """Mean over all flips of the given spatial axes, each flipped back."""
-    total = network(tile)
+    total: torch.Tensor = network(tile)
     flips = [c for n in range(1, len(mirror_axes) + 1) for c in itertools.combinations(mirror_axes, n)]
     for axes in flips:
         dims = [axis + 2 for axis in axes]

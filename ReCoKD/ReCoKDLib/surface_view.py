@@ -101,8 +101,7 @@ def _write_masks(labels: Volume, segments: Sequence[Segment], size: int, path: P
     arrays: dict[str, Any] = {}
     for index, (_, mask) in enumerate(masks):
         inside = [
-            np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-            for axis in range(3)
+            np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)
         ]
         box = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in inside)
         # A rim of background closes the surface at the border of the volume.

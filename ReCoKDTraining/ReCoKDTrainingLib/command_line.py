@@ -61,7 +61,7 @@ def _add(group: argparse._ArgumentGroup, parameter: ElementTree.Element) -> None
         return
     kind = _TYPES[parameter.tag]
     default = parameter.findtext("default") or ""
-    options["default"] = kind(default) if default else (None if kind is Path else kind())
+    options["default"] = kind(default) if default else (None if kind is Path else "")
     choices = [kind(element.text or "") for element in parameter.findall("element")]
     if choices:
         options["choices"] = choices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from types import TracebackType
+from typing import Any
 from xml.sax.saxutils import escape
 
 from tqdm import tqdm
@@ -23,7 +24,7 @@ class Progress:
     def __init__(self, style: str = "auto") -> None:
         # Slicer's launcher sets SLICER_HOME for every process that it starts.
         self._slicer = style == "slicer" or (style == "auto" and "SLICER_HOME" in os.environ)
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._shown = -1.0
 
     def __enter__(self) -> Progress:
@@ -46,7 +47,8 @@ class Progress:
         if self._slicer:
             self._emit(f"<filter-comment>{escape(title)}</filter-comment>")
         else:
-            self._bar = tqdm(total=total, initial=done, desc=title, file=sys.stderr, dynamic_ncols=True)
+            # No bar where nobody watches it: in a log file each update would be a line.
+            self._bar = tqdm(total=total, initial=done, desc=title, disable=None, dynamic_ncols=True)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """So many steps further; ``note`` stands beside the bar (the losses)."""

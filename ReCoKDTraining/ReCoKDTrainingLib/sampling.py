@@ -27,7 +27,7 @@ def seeded(seed: Sequence[int]) -> Iterator[None]:
     torch_state = torch.random.get_rng_state()
     first, second = np.random.SeedSequence(list(seed)).generate_state(2)
     np.random.seed(int(first))  # noqa: NPY002
-    torch.random.default_generator.manual_seed(int(second))
+    torch.random.manual_seed(int(second))
     try:
         yield
     finally:

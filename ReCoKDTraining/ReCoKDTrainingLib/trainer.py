@@ -62,7 +62,7 @@ class Schedule:
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
-        return self.learning_rate * (1 - epoch / self.epochs) ** 0.9
+        return float(self.learning_rate * (1 - epoch / self.epochs) ** 0.9)
 
 
 class Trainer:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ReCoKDLib.labels import LabelSet, Segment
 from ReCoKDLib.networks import build_network
 from ReCoKDLib.plan import Architecture
+from ReCoKDTrainingLib.losses.base import NetworkOutputs
+from ReCoKDTrainingLib.losses.reco import ReCoLoss
+from ReCoKDTrainingLib.losses.segmentation import SegmentationLoss
 
 GREY = (0.5, 0.5, 0.5)
 CONV = "torch.nn.modules.conv.Conv3d"
@@ -64,3 +69,54 @@ def block_labels(shape: tuple[int, int, int] = (8, 8, 8), batch: int = 2) -> Ten
     labels[:, :, :d, :h, :w] = 1
     labels[:, :, d:, h:, w:] = 2
     return labels
+
+
+def outputs(*features: Tensor) -> NetworkOutputs:
+    """Encoder features without logits; each stage aligned as it is."""
+    return NetworkOutputs(features, (), dict(enumerate(features)))
+
+
+def random_features(
+    channels: list[int], shape: tuple[int, int, int] = (8, 8, 8), batch: int = 2, seed: int = 0
+) -> list[Tensor]:
+    """One tensor for each stage, halved in size from stage to stage; positive and negative values."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(batch, c, *(max(1, n >> k) for n in shape), generator=generator) for k, c in enumerate(channels)
+    ]
+
+
+def one_process_of_several(rank: int, processes: int, folder: str) -> None:
+    """What one process of a split batch computes; values and averaged gradients go to ``folder``."""
+    distributed.init_process_group(
+        "gloo", init_method=(Path(folder) / "meeting").as_uri(), rank=rank, world_size=processes
+    )
+    try:
+        values = split_batch_case(slice(rank, rank + 1))
+        for value in values.values():
+            distributed.all_reduce(value)  # DistributedDataParallel's average
+            value /= processes
+        if rank == 0:
+            torch.save(values, Path(folder) / "values.pt")
+    finally:
+        distributed.destroy_process_group()
+
+
+def split_batch_case(part: slice) -> dict[str, Tensor]:
+    """ReCo-KD and batch Dice on a part of a batch of two, whose cases hold different classes."""
+    torch.manual_seed(0)
+    label_set = plain_labels(2)
+    labels = block_labels()
+    labels[0][labels[0] == 2] = 0  # case 0 has class 1 only
+    teacher = random_features([8, 8, 8], seed=1)
+    student = random_features([8, 8, 8], seed=2)
+    connector = nn.Conv3d(8, 8, 1)
+    loss = ReCoLoss((8, 8, 8), label_set)
+    seen = outputs(*(connector(f[part]) for f in student[:2]), student[2][part])
+    terms = loss(seen, outputs(*(f[part] for f in teacher)), labels[part])
+    head = nn.Conv3d(8, 3, 1)
+    dice = SegmentationLoss(label_set, 1, batch_dice=True)([head(student[0][part])], labels[part])
+    (torch.stack(list(terms.values())).sum() + dice).backward()
+    gradients = {"connector": connector.weight.grad, "head": head.weight.grad}
+    values = {name: value.detach().clone() for name, value in terms.items()} | {"dice": dice.detach().clone()}
+    return values | {name: g.clone() for name, g in gradients.items() if g is not None}

@@ -70,6 +70,11 @@ def test_what_cannot_be_run_is_refused(source: dict[str, Any], configuration: st
         Plan.from_nnunet(source, configuration)
 
 
+def test_ct_needs_its_intensities() -> None:
+    with pytest.raises(PlanError, match="channel 0 as CT but lacks its intensities"):
+        small_plan(schemes=("CTNormalization",), properties={"mean": 3.0})
+
+
 def test_a_missing_field_is_named() -> None:
     source = plans_json()
     del source["configurations"]["3d_fullres"]["batch_size"]

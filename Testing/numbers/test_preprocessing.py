@@ -16,7 +16,7 @@ from ReCoKDLib.volume import Volume
 IMAGE, LABELS, LOGITS = (DEFAULT_RESAMPLING[key] for key in ("data", "seg", "probabilities"))
 
 
-def smooth(shape: tuple[int, ...]) -> np.ndarray:  # type: ignore[type-arg]
+def smooth(shape: tuple[int, ...]) -> np.ndarray:
     """A smooth function of place, in 0..1 along each axis."""
     z, y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
     return np.sin(3 * x) + np.cos(2 * y) * z

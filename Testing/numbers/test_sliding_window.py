@@ -28,7 +28,7 @@ class Positional(nn.Module):
         return result
 
 
-def reference(network: nn.Module, data: torch.Tensor, mirror_axes: tuple[int, ...]) -> np.ndarray:  # type: ignore[type-arg]
+def reference(network: nn.Module, data: torch.Tensor, mirror_axes: tuple[int, ...]) -> np.ndarray:
     """The definition, in float64: pad, every tile, every flip, weighted mean, crop."""
     shape = data.shape[1:]
     below = [max(p - n, 0) // 2 for p, n in zip(PATCH, shape, strict=True)]

@@ -110,7 +110,7 @@ def test_channels_on_different_grids_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3, 4)), np.zeros((1, 0, 3, 4)), np.zeros((1, 1, 2, 3, 4))])
-def test_arrays_of_the_wrong_form_are_refused(array: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_arrays_of_the_wrong_form_are_refused(array: np.ndarray) -> None:
     with pytest.raises(InputError, match="three-dimensional"):
         Volume(array, np.eye(4))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from distillation_cases import plain_labels, region_labels
 from torch import Tensor
 
+from distillation_cases import plain_labels, region_labels
 from ReCoKDLib.labels import LabelSet
 from ReCoKDTrainingLib.losses.labels import downsample_labels
 from ReCoKDTrainingLib.losses.segmentation import SegmentationLoss, deep_supervision_weights
@@ -39,9 +39,7 @@ def nnunet_loss(label_set: LabelSet, batch_dice: bool) -> Any:
     loss: Any
     if label_set.has_regions:
         dice["do_bg"] = True
-        loss = DC_and_BCE_loss(
-            {}, dice, use_ignore_label=ignore is not None, dice_class=MemoryEfficientSoftDiceLoss
-        )
+        loss = DC_and_BCE_loss({}, dice, use_ignore_label=ignore is not None, dice_class=MemoryEfficientSoftDiceLoss)
     else:
         dice["do_bg"] = False
         loss = DC_and_CE_loss(dice, {}, ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss)
