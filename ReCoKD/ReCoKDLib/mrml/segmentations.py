@@ -1,0 +1,221 @@
+"""Label maps from and to Slicer's segmentation nodes and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError, OutputError
+from ..files import atomic_file, full_suffix
+from ..image_io import label_array
+from ..labels import LabelSet, Segment
+from ..table import segment_mask
+from ..volume import Volume
+from .host import ensure_slicer
+from .volumes import Matrix, vtk_array, vtk_matrix, world_from_node
+
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+
+
+def segmentation_to_node(
+    labels: Volume, label_set: LabelSet, volume_node: Any, segmentation_node: Any = None, *, name: str = ""
+) -> Any:
+    """Put the segments of a label map into a segmentation node.
+
+    Every segment of the label set is there afterwards, those without a voxel as empty segments. In an existing
+    segmentation, segments of the same names are replaced and keep their ids and places; all others are left as
+    they are, also where they overlap. A new segmentation gets the volume's geometry as reference, stands beside
+    the volume in the subject hierarchy (DICOM export needs both), and moves with the volume's transform.
+
+    Args:
+        labels: One-channel label map in world coordinates.
+        label_set: Names, colours and codes.
+        volume_node: The volume that was segmented.
+        segmentation_node: Where to put the segments; None for a new node.
+        name: Of a new node; the volume's with "segmentation" when empty.
+
+    Returns:
+        The ``vtkMRMLSegmentationNode``.
+
+    Raises:
+        InputError: The existing segmentation is under a transform that is not linear.
+    """
+    slicer = ensure_slicer()
+    node = segmentation_node
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLSegmentationNode", name or f"{volume_node.GetName()} segmentation"
+        )
+        node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    place = np.linalg.inv(world_from_node(node)) @ labels.ijk_to_ras
+    node.CreateDefaultDisplayNodes()
+    # Contours and surfaces as they come from RT structure sets become voxels; the file format holds one kind.
+    node.SetSourceRepresentationToBinaryLabelmap()
+    if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    _place_beside(slicer, node, volume_node)
+    modified = node.StartModify()
+    try:
+        _set_segments(slicer, node.GetSegmentation(), labels, label_set, place)
+    finally:
+        node.EndModify(modified)
+    return node
+
+
+def labels_from_node(segmentation_node: Any, label_set: LabelSet, reference: Volume) -> Volume:
+    """The segments of a segmentation node as a label map on the reference's grid (nearest neighbour).
+
+    Segments are found by name, whatever their case; those that the label set does not name are left out, and
+    where segments overlap the later one in the label set wins.
+
+    Raises:
+        InputError: There is none, or it is under a transform that is not linear.
+    """
+    slicer = ensure_slicer()
+    if segmentation_node is None:
+        raise InputError("No segmentation was chosen. Choose one.")
+    node_from_world = np.linalg.inv(world_from_node(segmentation_node))
+    grid = _oriented_image(slicer, np.zeros(reference.shape, np.uint8), node_from_world @ reference.ijk_to_ras)
+    segmentation = segmentation_node.GetSegmentation()
+    # Where surfaces are the source, as after loading an RT structure set, voxels are made from them here.
+    segmentation.CreateRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
+    result = np.zeros(reference.shape, np.uint16)
+    for segment in label_set.segments:
+        for segment_id in _ids_named(segmentation, segment.name):
+            mask = slicer.vtkOrientedImageData()
+            segmentation_node.GetBinaryLabelmapRepresentation(segment_id, mask)
+            if mask.IsEmpty():
+                continue
+            on_grid = slicer.vtkOrientedImageData()
+            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(mask, grid, on_grid)
+            result[_array(on_grid).reshape(reference.shape) > 0] = segment.value
+    return reference.with_array(label_array(result)[None])
+
+
+def write_segmentation(labels: Volume, label_set: LabelSet, path: Path, overwrite: bool = False) -> None:
+    """Write a label map as Slicer's segmentation file, with names, colours, codes and the grid as reference.
+
+    Slicer's own node and storage classes write it, in a scene of their own; the file appears whole or not at all.
+
+    Args:
+        labels: One-channel label map.
+        label_set: Segments to write.
+        path: A file ending in ``.seg.nrrd``.
+        overwrite: Replace an existing file.
+
+    Raises:
+        OutputError: Another suffix, the file exists and ``overwrite`` is False, or it cannot be written.
+        MissingDependencyError: Neither Slicer nor slicer-core is here.
+    """
+    if full_suffix(path).lower() != SEGMENTATION_SUFFIX:
+        raise OutputError(f"{path} cannot be written as a segmentation. Give it a name that ends in .seg.nrrd.")
+    slicer = ensure_slicer()
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNode(slicer.vtkMRMLSegmentationNode())
+    storage = scene.AddNode(slicer.vtkMRMLSegmentationStorageNode())
+    segmentation = node.GetSegmentation()
+    segmentation.SetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
+        slicer.vtkSegmentationConverter.SerializeImageGeometry(
+            _oriented_image(slicer, np.zeros(labels.shape, np.uint8), labels.ijk_to_ras)
+        ),
+    )
+    _set_segments(slicer, segmentation, labels, label_set, labels.ijk_to_ras)
+    with atomic_file(path, overwrite) as temporary:
+        storage.SetFileName(str(temporary))
+        if not storage.WriteData(node) or temporary.stat().st_size == 0:
+            raise OutputError(
+                f"{path} could not be written. Nothing was changed. Check the free space and the permissions of "
+                "the folder."
+            )
+
+
+def _set_segments(slicer: Any, segmentation: Any, labels: Volume, label_set: LabelSet, place: Matrix) -> None:
+    """Add or replace the label set's segments; ``place`` is the grid in the segmentation's own coordinates."""
+    surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    has_surface = segmentation.ContainsRepresentation(surface)
+    # Segments that cannot overlap share one image, as after Slicer's own import: one layer in memory and file.
+    shared = None if label_set.has_regions else _cropped_image(slicer, labels.array[0], place)
+    for segment in label_set.segments:
+        image = shared
+        if label_set.has_regions:
+            image = _cropped_image(slicer, segment_mask(labels, segment), place)
+        _set_segment(slicer, segmentation, segment, image, 1 if label_set.has_regions else segment.value)
+    if has_surface:
+        # Replacing the last segment of a segmentation takes its surfaces away.
+        segmentation.CreateRepresentation(surface, True)
+
+
+def _set_segment(slicer: Any, segmentation: Any, segment: Segment, image: Any, value: int) -> None:
+    new = slicer.vtkSegment()
+    new.SetName(segment.name)
+    new.SetNameAutoGenerated(False)
+    new.SetColor(*segment.color)
+    new.SetColorAutoGenerated(False)
+    if segment.terminology:
+        new.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), segment.terminology)
+    new.SetLabelValue(value)
+    if image is not None:
+        labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+        new.AddRepresentation(labelmap, image)
+    old = _ids_named(segmentation, segment.name)
+    segment_id = old[0] if old else segmentation.GenerateUniqueSegmentID(segment.name)
+    before = ""
+    if old:
+        position = segmentation.GetSegmentIndex(segment_id) + 1
+        if position < segmentation.GetNumberOfSegments():
+            before = segmentation.GetNthSegmentID(position)
+        segmentation.RemoveSegment(segment_id)
+    segmentation.AddSegment(new, segment_id, before)
+
+
+def _ids_named(segmentation: Any, name: str) -> list[str]:
+    ids = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
+    return [i for i in ids if (segmentation.GetSegment(i).GetName() or "").casefold() == name.casefold()]
+
+
+def _place_beside(slicer: Any, node: Any, volume_node: Any) -> None:
+    """Give the segmentation the volume's parent in the subject hierarchy (a DICOM study, a folder)."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    volume_item, item = hierarchy.GetItemByDataNode(volume_node), hierarchy.GetItemByDataNode(node)
+    invalid = slicer.vtkMRMLSubjectHierarchyNode.GetInvalidItemID()
+    # Without the application nobody adds nodes to the hierarchy.
+    if invalid not in (volume_item, item):
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(volume_item))
+
+
+def _cropped_image(slicer: Any, array: npt.NDArray[Any], place: Matrix) -> Any:
+    """The part of a label map that is not zero, at its place in the grid; None when all of it is zero."""
+    found = [np.flatnonzero(array.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    if not all(len(where) for where in found):
+        return None
+    first = [int(where[0]) for where in found]
+    box = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
+    return _oriented_image(slicer, array[box], place, first)
+
+
+def _oriented_image(slicer: Any, array: npt.NDArray[Any], place: Matrix, first: list[int] | None = None) -> Any:
+    """A (k, j, i) array as ``vtkOrientedImageData`` whose first voxel has the index ``first`` (k, j, i)."""
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    image = slicer.vtkOrientedImageData()
+    starts = first or [0, 0, 0]
+    extent: list[int] = []
+    for start, count in zip(reversed(starts), reversed(array.shape), strict=True):
+        extent += [start, start + count - 1]
+    image.SetExtent(*extent)
+    image.GetPointData().SetScalars(numpy_to_vtk(vtk_array(label_array(array)).ravel(), deep=True))
+    image.SetGeometryFromImageToWorldMatrix(vtk_matrix(place))
+    return image
+
+
+def _array(image: Any) -> npt.NDArray[Any]:
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    array: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
+    return array

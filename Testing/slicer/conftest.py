@@ -1,0 +1,67 @@
+"""Fixtures of the tests that need Slicer's MRML: a clean scene, label sets, comparison in the world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ReCoKDLib.labels import LabelSet, Segment
+from ReCoKDLib.volume import Volume
+
+Points = npt.NDArray[np.float64]
+CODE = "Segmentation category and type~SCT^123037004^Anatomical Structure~SCT^{}^{}~^^~Anatomic codes~^^~^^"
+
+
+@pytest.fixture
+def slicer() -> Iterator[Any]:
+    """Slicer's Python package with an empty scene."""
+    pytest.importorskip("slicer", reason='needs slicer-core: pip install "recokd[host]"')
+    from ReCoKDLib.mrml.host import ensure_slicer
+
+    module = ensure_slicer()
+    module.mrmlScene.Clear(0)
+    yield module
+    module.mrmlScene.Clear(0)
+
+
+@pytest.fixture
+def blob_labels() -> LabelSet:
+    """Names of the two blobs of ``two_blobs``, with colours and codes."""
+    return LabelSet(
+        (
+            Segment("Anterior", 1, (1,), (0.9, 0.2, 0.1), CODE.format("1000001", "Anterior")),
+            Segment("Größe hinten", 2, (2,), (0.1, 0.4, 0.8), CODE.format("1000002", "Posterior")),
+        )
+    )
+
+
+@pytest.fixture
+def world_points() -> Callable[[Volume, int], Points]:
+    """A function that gives the RAS places (n, 3) of a label's voxels."""
+
+    def points(labels: Volume, value: int) -> Points:
+        k, j, i = np.nonzero(labels.array[0] == value)
+        homogeneous = np.stack((i, j, k, np.ones_like(i))).astype(np.float64)
+        places: Points = (labels.ijk_to_ras @ homogeneous)[:3].T
+        return places
+
+    return points
+
+
+@pytest.fixture
+def same_places() -> Callable[[Points, Points], bool]:
+    """Whether two sets of RAS points are the same up to 0.001 mm, in whatever order."""
+
+    def same(first: Points, second: Points) -> bool:
+        from scipy.spatial import cKDTree
+
+        if len(first) != len(second) or not len(first):
+            return False
+        distances, partners = cKDTree(first).query(second)
+        return bool(distances.max() < 1e-3) and len(set(partners.tolist())) == len(first)
+
+    return same
