@@ -125,8 +125,7 @@ class Fingerprint:
         """
         if values.get("format") != FORMAT:
             raise DatasetError(
-                f"The fingerprint has format {values.get('format')!r}; this version reads {FORMAT}. "
-                "Make it anew."
+                f"The fingerprint has format {values.get('format')!r}; this version reads {FORMAT}. Make it anew."
             )
         try:
             result = cls(
@@ -136,9 +135,7 @@ class Fingerprint:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(f"The fingerprint is malformed ({error!r}). Make it anew.") from error
         if result.sha256 != values.get("sha256"):
-            raise DatasetError(
-                "The fingerprint was changed: its checksum does not fit its cases. Make it anew."
-            )
+            raise DatasetError("The fingerprint was changed: its checksum does not fit its cases. Make it anew.")
         return result
 
     def to_nnunet(self) -> dict[str, Any]:
@@ -220,9 +217,7 @@ def fingerprint_cases(
     for done, case in enumerate(sorted(cases, key=lambda c: c.identifier), start=1):
         volume, labels = load_case(case, label_set, len(channel_names))
         if labels is None:
-            raise DatasetError(
-                f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case."
-            )
+            raise DatasetError(f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case.")
         box = bounding_box(non_zero_mask(volume.array))
         label_map = labels.array[0][box]
         foreground = label_map > 0
@@ -237,9 +232,7 @@ def fingerprint_cases(
         if progress is not None:
             progress(done / len(cases))
     if not samples[0]:
-        raise DatasetError(
-            "No case has a labelled voxel. Check that labelsTr holds the label maps of these images."
-        )
+        raise DatasetError("No case has a labelled voxel. Check that labelsTr holds the label maps of these images.")
     return Fingerprint(tuple(described), tuple(_statistics(np.concatenate(channel)) for channel in samples))
 
 

@@ -86,12 +86,8 @@ def plan_dataset(
     median_shape = np.median(shapes, axis=0)[order]
     ordered_spacing = cast(Float3, tuple(target[axis] for axis in order))
     if median_shape[0] == 1:
-        raise DatasetError(
-            "The images have a single slice. A 3D network needs volumes; stack the slices first."
-        )
-    heads = len(
-        label_set.to_dataset_json()["labels"]
-    )  # as nnU-Net counts them: names, background and ignore included
+        raise DatasetError("The images have a single slice. A 3D network needs volumes; stack the slices first.")
+    heads = len(label_set.to_dataset_json()["labels"])  # as nnU-Net counts them: names, background and ignore included
     budget = _REFERENCE_VALUES * (memory_gb / _REFERENCE_GB)
     topology = _largest_topology(ordered_spacing, median_shape, heads, budget)
     if topology.stages < 2:
@@ -107,9 +103,7 @@ def plan_dataset(
         configuration="3d_fullres",
         spacing=ordered_spacing,
         patch_size=topology.patch_size,
-        batch_size=_batch_size(
-            topology, heads, budget, float(np.prod(median_shape)) * len(fingerprint.cases)
-        ),
+        batch_size=_batch_size(topology, heads, budget, float(np.prod(median_shape)) * len(fingerprint.cases)),
         batch_dice=_wants_coarser(ordered_spacing, median_shape, topology, heads, budget),
         normalization_schemes=schemes,
         use_mask_for_norm=tuple(mostly_empty and scheme == "ZScoreNormalization" for scheme in schemes),
@@ -136,9 +130,7 @@ def target_spacing(fingerprint: Fingerprint) -> Float3:
     coarse = int(np.argmax(target))
     others = [axis for axis in range(3) if axis != coarse]
     in_plane = max(target[others])
-    if target[coarse] > ANISOTROPY_THRESHOLD * in_plane and size[coarse] * ANISOTROPY_THRESHOLD < min(
-        size[others]
-    ):
+    if target[coarse] > ANISOTROPY_THRESHOLD * in_plane and size[coarse] * ANISOTROPY_THRESHOLD < min(size[others]):
         finest = float(np.percentile(spacings[:, coarse], 10))
         # Never finer than the plane; nnU-Net adds a hair, so that the axis stays the coarsest.
         target[coarse] = finest if finest >= in_plane else in_plane + 1e-5
@@ -161,9 +153,7 @@ def _largest_topology(spacing: Float3, median_shape: Floats, heads: int, budget:
     """The largest patch, from a cube in mm no larger than the median image down, whose network fits."""
     finer = 1 / np.array(spacing)
     cube = finer * (_INITIAL_PATCH_EDGE**3 / np.prod(finer)) ** (1 / 3)
-    topology = topology_for(
-        spacing, [min(round(edge), n) for edge, n in zip(cube, median_shape, strict=True)]
-    )
+    topology = topology_for(spacing, [min(round(edge), n) for edge, n in zip(cube, median_shape, strict=True)])
     while topology.feature_map_values(heads) > budget:
         if topology.stages < 2:
             raise PlanError(
@@ -192,9 +182,7 @@ def _batch_size(topology: Topology, heads: int, budget: float, dataset_voxels: f
     return max(min(by_memory, by_dataset), _MIN_BATCH_SIZE)
 
 
-def _wants_coarser(
-    spacing: Float3, median_shape: Floats, topology: Topology, heads: int, budget: float
-) -> bool:
+def _wants_coarser(spacing: Float3, median_shape: Floats, topology: Topology, heads: int, budget: float) -> bool:
     """Whether nnU-Net would add a 3d_lowres configuration; if so 3d_fullres pools the batch in its Dice loss.
 
     The voxels grow by 3% at a time, fine axes first, until a patch holds a quarter of the median image; that

@@ -147,9 +147,7 @@ def test_missing_label_map_is_refused(dataset_folder: Path) -> None:
 
 
 def test_unknown_label_is_refused(dataset_folder: Path) -> None:
-    change_image(
-        dataset_folder / "labelsTr" / "blobs_000.nii.gz", lambda a: np.where(a == 2, 7, a).astype(a.dtype)
-    )
+    change_image(dataset_folder / "labelsTr" / "blobs_000.nii.gz", lambda a: np.where(a == 2, 7, a).astype(a.dtype))
     with pytest.raises(DatasetError, match=r"blobs_000.*\[7\]"):
         fingerprint_dataset(NnunetRawDataset(dataset_folder))
 

@@ -109,9 +109,7 @@ NnunetPlanner = Callable[[Fingerprint, Sequence[str], LabelSet, float], dict[str
 @pytest.fixture
 def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPlanner:
     """nnU-Net's own ExperimentPlanner on a made-up dataset."""
-    module = pytest.importorskip(
-        "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner"
-    )
+    module = pytest.importorskip("nnunetv2.experiment_planning.experiment_planners.default_experiment_planner")
     raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
     # Not every version reads the variables late; both ways lead to the temporary folders.
     for name, folder in (("nnUNet_raw", raw), ("nnUNet_preprocessed", preprocessed)):
@@ -127,9 +125,7 @@ def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPla
         module.ExperimentPlanner, "static_estimate_VRAM_usage", staticmethod(estimate_without_allocating)
     )
 
-    def plan(
-        fingerprint: Fingerprint, channels: Sequence[str], labels: LabelSet, memory_gb: float
-    ) -> dict[str, Any]:
+    def plan(fingerprint: Fingerprint, channels: Sequence[str], labels: LabelSet, memory_gb: float) -> dict[str, Any]:
         name = "Dataset999_Made"
         dataset = {
             "channel_names": {str(n): channel for n, channel in enumerate(channels)},
@@ -147,9 +143,7 @@ def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPla
         )
         planner = module.ExperimentPlanner(name, gpu_memory_target_in_gb=memory_gb)
         planner.plan_experiment()
-        result: dict[str, Any] = json.loads(
-            (preprocessed / name / "nnUNetPlans.json").read_text(encoding="utf-8")
-        )
+        result: dict[str, Any] = json.loads((preprocessed / name / "nnUNetPlans.json").read_text(encoding="utf-8"))
         return result
 
     return plan
@@ -159,9 +153,7 @@ def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPla
 def test_plan_is_that_of_nnunet(dataset: str, nnunet_planner: NnunetPlanner) -> None:
     fingerprint, channels, labels, memory_gb = DATASETS[dataset]
     theirs = nnunet_planner(fingerprint, channels, labels, memory_gb)
-    ours = plan_dataset(
-        fingerprint, channels, labels, dataset_name="Dataset999_Made", memory_gb=memory_gb
-    ).to_nnunet()
+    ours = plan_dataset(fingerprint, channels, labels, dataset_name="Dataset999_Made", memory_gb=memory_gb).to_nnunet()
 
     # nnU-Net's file is read to the same plan.
     assert Plan.from_nnunet(theirs).architecture == Plan.from_nnunet(ours).architecture
@@ -228,9 +220,7 @@ def test_memory_estimate_counts_what_the_network_makes(spacing: Triple, patch: T
         counted += output.numel()
 
     with torch.device("meta"):
-        network = build_network(
-            type(features)(features.network_class_name, kwargs, features.requires_import), 1, 3
-        )
+        network = build_network(type(features)(features.network_class_name, kwargs, features.requires_import), 1, 3)
         for module in network.modules():
             if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
                 module.register_forward_hook(count)
