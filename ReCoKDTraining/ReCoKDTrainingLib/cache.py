@@ -48,13 +48,14 @@ class CachedCase:
 
 def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | None) -> str:
     """Changes when the files or anything that preprocessing depends on change."""
-    described = plan.to_nnunet()
-    for configuration in described["configurations"].values():
-        for irrelevant in ("architecture", "batch_size", "patch_size", "batch_dice"):
-            del configuration[irrelevant]
     files = [*case.images, *([case.label] if case.label else [])]
     content: list[Any] = [
-        described,
+        plan.spacing,
+        plan.transpose_forward,
+        plan.normalization_schemes,
+        plan.use_mask_for_norm,
+        [dict(properties) for properties in plan.intensity_properties],
+        {what: dict(options) for what, options in plan.resampling.items()},
         label_set.to_dataset_json(),
         orientation,
         [sha256(file) for file in files],

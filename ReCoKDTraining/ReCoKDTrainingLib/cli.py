@@ -50,12 +50,22 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
 
 
 def _run(arguments: argparse.Namespace, progress: Progress) -> None:
-    # Heavy imports come after the arguments are known to be right, and not for --help and --xml.
-    from .runs import RunSettings, parse_loss_options, parse_losses, prepare_run
-
     for name in ("dataset", "output"):
         if getattr(arguments, name) is None:
             raise InputError(f"--{name} is missing. Say where the {name} folder is.")
+    if arguments.task == "evaluate":
+        _evaluate(arguments, progress)
+    else:
+        _train(arguments, progress)
+
+
+# Heavy imports come after the arguments are known to be right, and not for --help and --xml.
+
+
+def _train(arguments: argparse.Namespace, progress: Progress) -> None:
+    from .finish import Presentation, finish_run
+    from .runs import RunSettings, parse_loss_options, parse_losses, prepare_run
+
     distilled = arguments.task == "distill" and arguments.teacher is not None
     settings = RunSettings(
         dataset=arguments.dataset,
@@ -82,3 +92,38 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> None:
     run = prepare_run(settings, progress, arguments.resume)
     if not run.trainer.finished:
         run.trainer.run()
+    presentation = Presentation(
+        name=arguments.name,
+        description=arguments.description,
+        weights_licence=arguments.weightsLicence,
+        attribution=arguments.attribution,
+        dtype=arguments.dtype,
+    )
+    progress.say(f"The model is in {finish_run(run, presentation, progress)}")
+
+
+def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
+    from ReCoKDLib.package import ModelPackage
+    from ReCoKDLib.prediction import Predictor
+
+    from .datasets import NnunetRawDataset, read_split
+    from .evaluation import evaluate_cases
+    from .evaluation_report import markdown_table, write_reports
+    from .runs import require_same_task
+
+    if not arguments.models:
+        raise InputError("--model is missing. Name the model packages to evaluate.")
+    dataset = NnunetRawDataset(arguments.dataset)
+    cases = read_split(dataset, arguments.split, arguments.fold).validation
+    results = {}
+    for path in arguments.models:
+        package = ModelPackage.open(path)
+        require_same_task(package, dataset)
+        if package.card.name in results:
+            raise InputError(f"Two of the models are called {package.card.name}. Evaluate them one after the other.")
+        predictor = Predictor.from_package(package, arguments.device, arguments.mirroring)
+        progress.stage(f"Evaluating {package.card.name}", 1000)
+        results[package.card.name] = evaluate_cases(cases, predictor, measure_memory=True, progress=progress.fraction)
+    for path in write_reports(results, arguments.output):
+        progress.say(str(path))
+    progress.say(markdown_table(results))

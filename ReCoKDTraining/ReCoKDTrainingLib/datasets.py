@@ -133,8 +133,8 @@ def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, V
     if not volume.same_grid(labels):
         raise DatasetError(
             f"Image and label of the case {case.identifier} lie on different grids: {volume.shape} voxels of "
-            f"{_millimetres(volume.spacing)} mm against {labels.shape} of {_millimetres(labels.spacing)} mm, or another "
-            "origin or direction. Resample the label to the image."
+            f"{_millimetres(volume.spacing)} mm against {labels.shape} of {_millimetres(labels.spacing)} mm, or "
+            "another origin or direction. Resample the label to the image."
         )
     unknown = sorted({int(v) for v in np.unique(labels.array)} - label_set.training_values)
     if unknown:

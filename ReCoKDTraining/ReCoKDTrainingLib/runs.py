@@ -27,7 +27,10 @@ from .planner import plan_dataset
 from .precision import autocast_dtype
 from .progress import Progress
 from .sampling import PatchDataset
-from .trainer import Schedule, Trainer, default_workers
+from .trainer import CHECKPOINT, Schedule, Trainer, default_workers
+
+PLAN = "plan.json"
+FINGERPRINT = "fingerprint.json"
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     Raises:
         ReCoKDError: Any of the inputs is wrong; nothing has been written then but an empty run folder.
     """
-    if settings.output.exists() and any(settings.output.iterdir()) and not resume:
-        raise OutputError(f"{settings.output} holds a run already. Choose another folder, or go on with it (--resume).")
-    require_new(settings.output / "plan.json", overwrite=True)  # can the folder be written?
+    _check_folder(settings.output, resume)
+    require_new(settings.output / PLAN, overwrite=True)  # can the folder be written?
     dataset = NnunetRawDataset(settings.dataset)
     split = read_split(dataset, settings.split, settings.fold)
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
@@ -104,7 +106,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         require_same_task(teacher, dataset)
     fingerprint = _fingerprint(settings, dataset, split, progress)
     plan = _plan(settings, dataset, fingerprint, teacher)
-    write_json(settings.output / "plan.json", plan.to_nnunet(), overwrite=True)
+    write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
 
     orientation = fingerprint.orientation if teacher is None else teacher.card.orientation
     progress.stage("Preprocessing", len(split.training))
@@ -145,9 +147,16 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         workers=default_workers() if settings.workers < 0 else settings.workers,
         progress=progress,
     )
-    if resume:
+    if resume and (settings.output / CHECKPOINT).is_file():  # a run killed in its first epoch has none yet
         trainer.resume()
     return Run(settings, dataset, split, fingerprint, plan, teacher, trainer)
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    if resume and not (folder / PLAN).is_file():
+        raise OutputError(f"There is nothing to resume: {folder} holds no run. Start without --resume.")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
 
 
 def require_same_task(model: ModelPackage, dataset: NnunetRawDataset) -> None:
@@ -175,7 +184,7 @@ def _fingerprint(settings: RunSettings, dataset: NnunetRawDataset, split: Split,
     fingerprint = fingerprint_cases(
         split.training, dataset.channel_names, dataset.label_set, progress=progress.fraction
     )
-    write_json(settings.output / "fingerprint.json", fingerprint.to_dict(), overwrite=True)
+    write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
     return fingerprint
 
 

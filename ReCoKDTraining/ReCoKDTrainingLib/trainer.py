@@ -241,8 +241,8 @@ class Trainer:
         for key in sorted(saved.keys() | self.settings.keys()):
             if saved.get(key) != self.settings.get(key):
                 raise ReCoKDError(
-                    f"{path} was made with other settings: {key} was {saved.get(key)!r} and is {self.settings.get(key)!r}. "
-                    "Resume with the settings of its run, or start in another folder."
+                    f"{path} was made with other settings: {key} was {saved.get(key)!r} and is "
+                    f"{self.settings.get(key)!r}. Resume with the settings of its run, or start in another folder."
                 )
         self.distiller.student.load_state_dict(state["student"])
         self.distiller.load_adapter_state(state["adapters"])

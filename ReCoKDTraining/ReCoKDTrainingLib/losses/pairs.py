@@ -35,6 +35,17 @@ def _chunks(voxels: int, length: int) -> Iterator[slice]:
     return (slice(start, start + length) for start in range(0, voxels, length))
 
 
+def _over_channels(weights: Tensor, values: Tensor) -> Tensor:
+    """sum_c weights(c) values(c, x): (B, C) and (B, C, n) to (B, n)."""
+    return torch.bmm(weights[:, None], values)[:, 0]
+
+
+def _over_voxels(weights: Tensor, values: Tensor) -> Tensor:
+    """sum_x weights(x) values(c, x): (B, n) and (B, C, n) to (B, C)."""
+    # as a row times a matrix: several times faster on a CPU than the matrix times a column
+    return torch.bmm(weights[:, None], values.transpose(1, 2))[:, 0]
+
+
 class Magnitudes(NamedTuple):
     """mean_c |F| as (B, N) and mean_x |F| as (B, C)."""
 
@@ -88,7 +99,7 @@ class _PairSums(torch.autograd.Function):
             difference += delta.sum(2)
             delta.square_()
             square += delta.sum(2)
-            error[:, part] = torch.bmm(weights[:, None], delta)[:, 0]
+            error[:, part] = _over_channels(weights, delta)
             size = ours.abs()
             over_channels[:, part] = size.mean(1)
             over_voxels += size.sum(2)
@@ -133,12 +144,11 @@ class _AttentionPool(torch.autograd.Function):
         batch, channels, voxels = features.shape
         scores = weight.new_empty((batch, voxels))
         for part in _chunks(voxels, chunk):
-            scores[:, part] = torch.matmul(weight, features[:, :, part].to(weight.dtype))
+            scores[:, part] = _over_channels(weight.expand(batch, -1), features[:, :, part].to(weight.dtype))
         shares = scores.softmax(1)
         pooled = weight.new_zeros((batch, channels))
         for part in _chunks(voxels, chunk):
-            values = features[:, :, part].to(weight.dtype)
-            pooled += torch.bmm(values, shares[:, part, None])[:, :, 0]
+            pooled += _over_voxels(shares[:, part], features[:, :, part].to(weight.dtype))
         ctx.save_for_backward(features, weight, shares, pooled)
         ctx.chunk = chunk
         return pooled
@@ -155,8 +165,8 @@ class _AttentionPool(torch.autograd.Function):
         for part in _chunks(features.shape[2], ctx.chunk):
             values = features[:, :, part].to(weight.dtype)
             share = shares[:, part]
-            score = share * (torch.bmm(gradient[:, None], values)[:, 0] - mean)
-            for_weight += torch.bmm(values, score[:, :, None])[:, :, 0].sum(0)
+            score = share * (_over_channels(gradient, values) - mean)
+            for_weight += _over_voxels(score, values).sum(0)
             if for_features is not None:
                 outer = gradient[:, :, None] * share[:, None]
                 for_features[:, :, part] = outer.addcmul_(weight[None, :, None], score[:, None])

@@ -1,0 +1,146 @@
+"""The end of a run: the model's package, measured on the held-out cases with the very weights that it holds."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ReCoKDLib
+from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord
+from ReCoKDLib.networks import plain_state
+from ReCoKDLib.package import ModelPackage, write_package
+from ReCoKDLib.package_files import PACKAGE_SUFFIX
+from ReCoKDLib.prediction import Predictor
+from ReCoKDLib.terminology import with_terminology
+
+from .evaluation import EvaluationResult, evaluate_cases
+from .evaluation_report import write_reports
+from .progress import Progress
+from .runs import Run
+
+EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What only a person can say about a model.
+
+    Attributes:
+        name: Of the model; empty makes one from the dataset, the width and the method.
+        description: One or two sentences; empty lists the structures.
+        weights_licence: SPDX identifier; empty takes ``licence`` of ``dataset.json``.
+        attribution: Who made the data; empty takes ``reference`` of ``dataset.json``.
+        dtype: In which the weights are stored.
+    """
+
+    name: str = ""
+    description: str = ""
+    weights_licence: str = ""
+    attribution: str = ""
+    dtype: str = "float32"
+
+
+def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Path:
+    """Package the trained network, evaluate the package on the held-out cases and put the figures on its card.
+
+    Returns:
+        The package, ``NAME.recokd.zip`` in the run folder.
+
+    Raises:
+        DatasetError: A held-out case contradicts itself.
+        OutputError: The run folder cannot be written.
+    """
+    card = _card(run, presentation)
+    label_set = with_terminology(run.dataset.label_set, run.dataset.name)
+    path = run.settings.output / f"{card.name}{PACKAGE_SUFFIX}"
+    weights = [plain_state(run.trainer.distiller.student)]
+
+    def write(metrics: Mapping[str, Any]) -> None:
+        described = replace(card, metrics=metrics)
+        write_package(path, described, run.plan, label_set, weights, overwrite=True, dtype=presentation.dtype)
+
+    write({})
+    if run.split.validation:
+        result = evaluate_package(ModelPackage.open(path), run, progress)
+        write_reports({card.name: result}, run.settings.output / EVALUATION, overwrite=True)
+        measured = f"{len(run.split.validation)} held-out cases of {run.dataset.name}, no mirroring"
+        write({"measured on": measured, **result.summary()})
+    return path
+
+
+def evaluate_package(package: ModelPackage, run: Run, progress: Progress) -> EvaluationResult:
+    """The package on the run's held-out cases, on the device of the run."""
+    progress.stage(f"Evaluating {package.card.name}", 1000)
+    predictor = Predictor.from_package(package, run.trainer.device)
+    return evaluate_cases(run.split.validation, predictor, progress=progress.fraction)
+
+
+def _card(run: Run, presentation: Presentation) -> Card:
+    dataset, settings, fingerprint = run.dataset, run.settings, run.fingerprint
+    structures = ", ".join(segment.name for segment in dataset.label_set.segments)
+    return Card(
+        name=presentation.name or _name(run),
+        role="teacher" if settings.width == 0 else "student",
+        channels=tuple(
+            ChannelInfo.named(name, Intensity(**fingerprint.intensity_ranges(channel)))
+            for channel, name in enumerate(dataset.channel_names)
+        ),
+        description=presentation.description
+        or f"Segments {structures} in {', '.join(dataset.channel_names)} (trained on {dataset.name}).",
+        spacing=SpacingInfo.of_cases(fingerprint.spacings.tolist()),
+        orientation=run.trainer.settings["orientation"],
+        mirror_axes=(0, 1, 2),
+        training=_training_record(run),
+        licences=Licences(
+            weights=presentation.weights_licence or str(dataset.description.get("licence", "")),
+            attribution=presentation.attribution or str(dataset.description.get("reference", "")),
+        ),
+    )
+
+
+def _name(run: Run) -> str:
+    dataset = re.sub(r"^Dataset\d+_", "", run.dataset.name)
+    stem = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "model"
+    if run.settings.width == 0:
+        return f"{stem}-teacher"
+    return f"{stem}-x{2**run.settings.width}" + ("" if run.settings.losses else "-plain")
+
+
+def _training_record(run: Run) -> TrainingRecord:
+    schedule, distiller = run.trainer.schedule, run.trainer.distiller
+    return TrainingRecord(
+        dataset=run.dataset.name,
+        fingerprint=run.fingerprint.sha256,
+        cases=len(run.split.training),
+        split={"training": len(run.split.training), "validation": len(run.split.validation)},
+        teacher="" if run.teacher is None else run.teacher.card.name,
+        teacher_checksum="" if run.teacher is None else run.teacher.checksum,
+        losses={
+            "Dice + cross-entropy": {"deep supervision": True, "batch Dice": run.plan.batch_dice},
+            **{name: {"eta": eta, **run.settings.loss_options.get(name, {})} for name, eta in distiller.etas.items()},
+        },
+        width=run.settings.width or None,
+        steps=schedule.epochs * schedule.steps_per_epoch,
+        batch_size=schedule.batch_size,
+        seed=schedule.seed,
+        versions={
+            "recokd": ReCoKDLib.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "monai", "numpy")},
+        },
+        date=datetime.now(timezone.utc).date().isoformat(),
+        options={
+            "epochs": schedule.epochs,
+            "learning rate": schedule.learning_rate,
+            "weight decay": schedule.weight_decay,
+            "ramp": distiller.ramp,
+            "precision": run.trainer.settings["precision"],
+            "device": str(run.trainer.device),
+        },
+    )

@@ -1,0 +1,196 @@
+"""``recokd-training`` from its .xml to a model package, as a shell and as Slicer start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from ReCoKDLib.image_io import read_volume
+from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.segment import segment
+from ReCoKDTrainingLib.cli import find_description, main
+from ReCoKDTrainingLib.command_line import make_parser
+
+SHORT = ["--epochs", "2", "--steps-per-epoch", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
+
+DISTIL = ["--task", "distill", "--dataset", "{data}", "--output", "{tmp}/out"]
+
+
+@pytest.fixture(scope="module")
+def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("Lehrer, groß") / "run"
+    code = main(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(output), *SHORT])
+    assert code == 0
+    return output / "blobs-teacher.recokd.zip"
+
+
+def test_every_parameter_of_the_xml_is_an_argument() -> None:
+    description = find_description()
+    parser = make_parser(description)
+    names = [
+        parameter.findtext("name")
+        for parameters in ElementTree.parse(description).getroot().iter("parameters")
+        for parameter in parameters
+        if parameter.find("longflag") is not None
+    ]
+    assert len(names) > 20
+    assert set(names) <= vars(parser.parse_args([])).keys()
+    arguments = parser.parse_args(
+        ["--width", "3", "--resume", "--learning-rate", "0.5", "--model", "a", "--model", "b"]
+    )
+    assert (arguments.width, arguments.resume, arguments.learningRate) == (3, True, 0.5)
+    assert arguments.models == [Path("a"), Path("b")]
+    assert (arguments.task, arguments.epochs, arguments.teacher) == ("distill", 1000, None)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--width", "5"], ["--epochs", "0"], ["--epochs", "x"], ["--task", "guess"], ["--ramp", "2"]]
+)
+def test_values_outside_the_xmls_bounds_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser(find_description()).parse_args(wrong)
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_slicers_parser_finds_nothing_missing(caplog: pytest.LogCaptureFixture) -> None:
+    module = pytest.importorskip("ctk_cli").CLIModule(str(find_description()))
+    assert module.title == "ReCoKD Training"
+    assert not caplog.records
+
+
+def test_xml_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--xml"])
+    assert stop.value.code == 0
+    assert ElementTree.fromstring(capsys.readouterr().out.encode()).tag == "executable"
+
+
+def test_a_teacher_is_trained_packaged_and_measured(teacher: Path, raw_dataset: Path) -> None:
+    package = ModelPackage.open(teacher)
+    assert package.card.role == "teacher"
+    assert package.card.training.steps == 4
+    assert package.card.training.cases == 5
+    assert package.card.metrics["cases"] == 1
+    assert {"anterior", "posterior"} <= package.card.metrics["segments"].keys()
+    assert (teacher.parent / "evaluation" / "evaluation.json").is_file()
+    case = read_volume(raw_dataset / "imagesTr" / "blobs_000_0000.nii.gz")
+    assert segment(case, package, device="cpu").labels.same_grid(case)
+
+
+def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    options = json.dumps({"reco": {"masks": "area"}})
+    arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--teacher", str(teacher), "--width", "2"]
+    arguments += ["--losses", "reco=0.5,logits", "--loss-options", options, "--dtype", "float16", "--seed", "3"]
+    assert main([*arguments, "--output", str(tmp_path / "run"), *SHORT]) == 0
+    package = ModelPackage.open(tmp_path / "run" / "blobs-x4.recokd.zip")
+    teacher_package = ModelPackage.open(teacher)
+    assert package.card.role == "student"
+    assert package.plan == teacher_package.plan.with_width(2)
+    assert package.card.training.losses["reco"] == {"eta": 0.5, "masks": "area"}
+    assert package.card.training.losses["logits"] == {"eta": 1.0}
+    assert package.card.training.teacher_checksum == teacher_package.checksum
+    assert (package.card.training.width, package.card.training.seed, package.card.dtype) == (2, 3, "float16")
+    state = package.weights(0)
+    assert not [key for key in state if "connector" in key or "losses" in key]
+
+
+def test_slicer_starts_the_script_and_reads_its_progress(raw_dataset: Path, tmp_path: Path, repository: Path) -> None:
+    script = repository / "ReCoKDTraining" / "ReCoKDTraining.py"
+    assert script.read_bytes()[:2] == b"#!"
+    arguments = [
+        "--task",
+        "distill",
+        "--dataset",
+        str(raw_dataset),
+        "--output",
+        str(tmp_path / "ä b"),
+        "--width",
+        "3",
+        *SHORT,
+    ]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"SLICER_HOME": "/slicer"}
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "<filter-progress>1.0000</filter-progress>" in done.stdout
+    assert "<filter-end>" in done.stdout
+    assert done.stderr == ""  # Slicer logs anything here as an error
+    assert (tmp_path / "ä b" / "blobs-x8-plain.recokd.zip").is_file()
+
+
+def test_a_finished_run_is_packaged_again_without_training(teacher: Path, raw_dataset: Path) -> None:
+    before = ModelPackage.open(teacher).weights(0)
+    log = (teacher.parent / "log.csv").read_bytes()
+    arguments = ["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(teacher.parent), *SHORT]
+    assert main([*arguments, "--resume"]) == 0
+    after = ModelPackage.open(teacher).weights(0)
+    assert all((before[key] == after[key]).all() for key in before)
+    assert (teacher.parent / "log.csv").read_bytes() == log
+
+
+def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--model", str(teacher), "--device", "cpu"]) == 0
+    values = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    card = ModelPackage.open(teacher).card
+    measured = values["models"][card.name]["summary"]["segments"]["anterior"]["dice"]["mean"]
+    assert measured == card.metrics["segments"]["anterior"]["dice"]["mean"]
+    assert (tmp_path / "out" / "evaluation.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "teacher"], "--dataset is missing"),
+        (["--task", "teacher", "--dataset", "{tmp}", "--output", "{tmp}/out"], "no dataset.json"),
+        (["--task", "teacher", "--dataset", "{data}", "--output", "{data}"], "is not empty"),
+        ([*DISTIL, "--resume"], "nothing to resume"),
+        (["--task", "evaluate", "--dataset", "{data}", "--output", "{tmp}/out"], "--model is missing"),
+        ([*DISTIL, "--teacher", "{tmp}/none.zip"], "There is no model package"),
+        ([*DISTIL, "--teacher", "{teacher}", "--losses", "magic"], "no distillation loss named 'magic'"),
+        ([*DISTIL, "--teacher", "{teacher}", "--losses", "reco=x"], "is not NAME=WEIGHT"),
+        ([*DISTIL, "--teacher", "{teacher}", "--loss-options", "[1]"], "not a JSON object"),
+        ([*DISTIL, "--teacher", "{teacher}", "--plan", "x"], "uses its teacher's plan"),
+    ],
+)
+def test_mistakes_are_said_in_words(
+    arguments: list[str],
+    message: str,
+    raw_dataset: Path,
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [a.format(tmp=tmp_path, data=raw_dataset, teacher=teacher) for a in arguments]
+    assert main([*filled, *SHORT]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recokd-training: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_teacher_with_other_labels_is_refused(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raw_dataset import make_raw_dataset
+
+    folder = make_raw_dataset(tmp_path / "regions", regions=True)
+    arguments = ["--dataset", str(folder), "--output", str(tmp_path / "out"), "--teacher", str(teacher)]
+    assert main([*arguments, *SHORT]) == 2
+    assert "has the labels" in capsys.readouterr().err
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(raw_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--output", str(tmp_path / "run"), *SHORT]
+    assert main(arguments) == 0
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    (tmp_path / "run" / "blobs-x4-plain.recokd.zip").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    assert (tmp_path / "run" / "blobs-x4-plain.recokd.zip").is_file()
