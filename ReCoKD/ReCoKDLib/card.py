@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from .errors import PackageError
@@ -28,6 +28,7 @@ _MODALITY_WORDS = {
     "PT": {"pet", "pt", "suv", "fdg"},
     "US": {"us", "ultrasound"},
 }
+_JSON_KINDS = {"str": str, "str | None": str | None, "int": int, "int | None": int | None, "Mapping": Mapping}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _AXIS_CODES = re.compile(r"(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}")
 
@@ -229,33 +230,41 @@ class Card:
             PackageError: A field is missing or of the wrong kind.
         """
         try:
-            fields = _known(cls, values)
-            fields["channels"] = tuple(_channel(channel) for channel in values["channels"])
+            found = _known(cls, values)
+            found["channels"] = tuple(_channel(channel) for channel in values["channels"])
             if values.get("spacing") is not None:
                 known = _known(SpacingInfo, values["spacing"])
-                fields["spacing"] = SpacingInfo(**{key: _floats(value, 3) for key, value in known.items()})
-            fields["mirror_axes"] = tuple(int(axis) for axis in values.get("mirror_axes", ()))
-            fields["training"] = TrainingRecord(**_known(TrainingRecord, values.get("training", {})))
-            fields["licences"] = Licences(**_known(Licences, values.get("licences", {})))
-            for key in ("guidance_channels", "folds", "parameters"):
-                fields[key] = int(values.get(key, getattr(cls, key)))
-            return cls(**fields)
+                found["spacing"] = SpacingInfo(**{key: _floats(value, 3) for key, value in known.items()})
+            found["mirror_axes"] = tuple(int(axis) for axis in values.get("mirror_axes", ()))
+            found["training"] = TrainingRecord(**_known(TrainingRecord, values.get("training", {})))
+            found["licences"] = Licences(**_known(Licences, values.get("licences", {})))
+            return cls(**found)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise PackageError(
                 f"The model's card cannot be read ({type(error).__name__}: {error}). Get the model again."
             ) from error
 
 
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in cls.__dataclass_fields__ if key in values}  # type: ignore[attr-defined]
+def _known(cls: Any, values: Any) -> dict[str, Any]:
+    """The fields of a dataclass that a JSON object names; TypeError where one is of another kind."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{cls.__name__} is no JSON object")
+    known = {}
+    for entry in fields(cls):
+        if entry.name in values:
+            known[entry.name] = value = values[entry.name]
+            kind = _JSON_KINDS.get(str(entry.type).partition("[")[0])
+            if kind is not None and not isinstance(value, kind):
+                raise TypeError(f"{entry.name} cannot be {value!r}")
+    return known
 
 
 def _channel(values: Mapping[str, Any]) -> ChannelInfo:
-    fields = _known(ChannelInfo, values)
+    found = _known(ChannelInfo, values)
     if values.get("intensity") is not None:
         known = _known(Intensity, values["intensity"])
-        fields["intensity"] = Intensity(**{key: _floats(value, 2) for key, value in known.items()})
-    return ChannelInfo(**fields)
+        found["intensity"] = Intensity(**{key: _floats(value, 2) for key, value in known.items()})
+    return ChannelInfo(**found)
 
 
 def _floats(values: Sequence[Any], count: int) -> Any:
