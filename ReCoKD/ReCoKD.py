@@ -1,0 +1,497 @@
+"""ReCoKD in 3D Slicer: choose a volume and a student, press Apply, and a segmentation appears."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+from ReCoKDLib.errors import Cancelled, ReCoKDError
+from ReCoKDLib.students import StudentEntry, list_students, shipped_folder
+
+# Nothing but numpy is loaded with this file: torch and the rest come with the first Apply.
+
+SAMPLE_CATEGORY = "ReCoKD"
+
+
+class ReCoKD(ScriptedLoadableModule):  # type: ignore[misc]
+    """What Slicer's module list shows."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = "ReCoKD"
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = ["Segmentations", "Volumes"]
+        self.parent.contributors = ["The ReCoKD contributors"]
+        self.parent.helpText = _("""
+Segments a volume with a small network (a student) that was distilled from a large one. Choose the volume and the
+student and press Apply. Research use only, not a medical device. See the
+<a href="https://github.com/SlicerReCoKD/SlicerReCoKD">documentation</a>.
+""")
+        self.parent.acknowledgementText = _("""
+Built on nnU-Net's plans and preprocessing (Isensee et al., 2021), on MONAI's bundle format and on PyTorch. The
+students that come with it carry their own licences and acknowledgements.
+""")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Offer the cases that come with the students in the module Sample Data."""
+    import SampleData
+
+    logic = SampleData.SampleDataLogic
+    if hasattr(logic, "registerCustomSampleDataCategory"):  # Slicer 5.11 and later
+        logic.registerCustomSampleDataCategory(SAMPLE_CATEGORY, title=_("ReCoKD"))
+    icon = Path(__file__).parent / "Resources" / "Icons" / "ReCoKD.png"
+    for path in sampleCases():
+        name = path.name.removesuffix(".nii.gz").removesuffix("_0000")
+        logic.registerCustomSampleDataSource(
+            category=SAMPLE_CATEGORY,
+            sampleName=name,
+            thumbnailFileName=str(icon),
+            # They lie beside the module, so nothing is downloaded.
+            uris=path.as_uri(),
+            fileNames=path.name,
+            checksums="SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest(),
+            nodeNames=name,
+        )
+
+
+def sampleCases() -> list[Path]:
+    """The sample images that come with the students."""
+    return sorted((shipped_folder() / "SampleCases").glob("*_0000.nii.gz"))
+
+
+@parameterNodeWrapper
+class ReCoKDParameterNode:
+    """What the user chose; it is kept in the scene.
+
+    Attributes:
+        inputVolume: The volume to segment.
+        student: Name of the student.
+        outputSegmentation: Where the segments go; None for a new segmentation.
+        showIn3D: Whether to make surfaces.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    student: str = ""
+    outputSegmentation: vtkMRMLSegmentationNode
+    showIn3D: bool = True
+
+
+class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: ignore[misc]
+    """The module's panel."""
+
+    def __init__(self, parent: Any = None) -> None:
+        self.logic: ReCoKDLogic | None = None
+        self._parameterNode: Any = None
+        self._parameterNodeGuiTag: Any = None
+        self._students: tuple[StudentEntry, ...] = ()
+        self._task: Any = None
+        self._fillingStudents = False
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+
+    def setup(self) -> None:
+        """Build the panel from its .ui file; called when the module is opened for the first time."""
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/ReCoKD.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = ReCoKDLogic()
+
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.ui.studentComboBox.connect("currentIndexChanged(int)", self.onStudentChanged)
+        self.ui.refreshButton.connect("clicked(bool)", self.onRefreshButton)
+        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
+
+        self.initializeParameterNode()
+        self.onRefreshButton()
+
+    def cleanup(self) -> None:
+        """Called when the application closes or the module is reloaded."""
+        self._abandonTask()
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """Called each time the user opens this module."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Called each time the user opens another module; a run goes on."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self._parameterNodeGuiTag = None
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateFromParameterNode)
+            self._parameterNode = None
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        """Forget the scene's nodes, and a run whose volume goes away."""
+        self._abandonTask()
+        self._showStatus("")
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        """Begin anew when the module is still in view."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Connect the scene's parameter node, with the first volume where none was chosen yet."""
+        assert self.logic is not None
+        self.setParameterNode(self.logic.getParameterNode())
+        if not self._parameterNode.inputVolume:
+            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if first:
+                self._parameterNode.inputVolume = first
+
+    def setParameterNode(self, parameterNode: Any) -> None:
+        """Connect this parameter node to the panel instead of the former one; None for none."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateFromParameterNode)
+        self._parameterNode = parameterNode
+        if self._parameterNode:
+            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
+            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateFromParameterNode)
+        self._updateFromParameterNode()
+
+    # Students
+
+    def onRefreshButton(self, checked: bool = False) -> None:
+        """Look for students again; the chosen one stays chosen."""
+        self._students = list_students()
+        self._fillingStudents = True
+        try:
+            self.ui.studentComboBox.clear()
+            for entry in self._students:
+                self.ui.studentComboBox.addItem(entry.name)
+        finally:
+            self._fillingStudents = False
+        if self._parameterNode and not self._parameterNode.student:
+            usable = [entry.name for entry in self._students if entry.package is not None]
+            self._parameterNode.student = usable[0] if usable else ""
+        self._updateFromParameterNode()
+
+    def onStudentChanged(self, index: int) -> None:
+        """Keep the student that the user chose."""
+        # Combo boxes of changing contents cannot be connected by SlicerParameterName.
+        if not self._fillingStudents and self._parameterNode and 0 <= index < len(self._students):
+            self._parameterNode.student = self._students[index].name
+
+    def _student(self) -> StudentEntry | None:
+        chosen = self._parameterNode.student if self._parameterNode else ""
+        return next((entry for entry in self._students if entry.name == chosen), None)
+
+    # Running
+
+    def onApplyButton(self, checked: bool = False) -> None:
+        """Segment the chosen volume in the background."""
+        # A package may have changed on the disk since the list was made.
+        self._students = list_students()
+        entry = self._student()
+        volumeNode, segmentationNode = self._parameterNode.inputVolume, self._parameterNode.outputSegmentation
+
+        def begin() -> None:
+            assert self.logic is not None
+            self.logic.ensureDependencies()
+            work = self.logic.segmentLater(volumeNode, entry.package if entry else self._parameterNode.student)
+            self._startTask(work, volumeNode, segmentationNode)
+
+        self._reportErrors(begin)
+
+    def onCancelButton(self, checked: bool = False) -> None:
+        """Stop the run at the next tile."""
+        if self._task:
+            self._showStatus(_("Cancelling..."))
+            self.ui.cancelButton.enabled = False
+            self._task.cancel()
+
+    def _startTask(self, work: Callable[..., Any], volumeNode: Any, segmentationNode: Any) -> None:
+        from ReCoKDLib.widgets.background import BackgroundTask
+
+        self._task = BackgroundTask(
+            work,
+            on_progress=self._onProgress,
+            on_done=lambda result: self._onDone(result, volumeNode, segmentationNode),
+            on_failed=self._onFailed,
+        )
+        self.ui.progressBar.setRange(0, 0)  # busy, until the first tile is done
+        self.ui.progressBar.visible = True
+        self._showStatus(_("Loading the student..."))
+        self._updateFromParameterNode()
+        self._task.start()
+
+    def _onProgress(self, fraction: float) -> None:
+        self.ui.progressBar.setRange(0, 100)
+        self.ui.progressBar.setValue(round(100 * fraction))
+        self._showStatus(_("Segmenting..."))
+
+    def _onDone(self, result: Any, volumeNode: Any, segmentationNode: Any) -> None:
+        self._taskEnded()
+
+        def show() -> None:
+            assert self.logic is not None
+            if not slicer.mrmlScene.IsNodePresent(volumeNode):
+                raise Cancelled(_("The volume was removed meanwhile, so nothing was added."))
+            # A segmentation that was removed meanwhile is made anew.
+            present = segmentationNode is not None and slicer.mrmlScene.IsNodePresent(segmentationNode)
+            node = self.logic.showResult(result, volumeNode, segmentationNode if present else None)
+            # Of the logic: the panel has none while another module is open.
+            parameterNode = self.logic.getParameterNode()
+            parameterNode.outputSegmentation = node
+            if parameterNode.showIn3D:
+                node.CreateClosedSurfaceRepresentation()
+            self._showStatus("\n".join((self.logic.summary(result), *result.warnings)))
+
+        self._reportErrors(show)
+
+    def _onFailed(self, error: BaseException) -> None:
+        self._taskEnded()
+
+        def fail() -> None:
+            raise error
+
+        self._reportErrors(fail)
+
+    def _taskEnded(self) -> None:
+        self._task = None
+        self.ui.progressBar.visible = False
+        self._showStatus("")
+        self._updateFromParameterNode()
+
+    def _abandonTask(self) -> None:
+        if self._task:
+            self._task.abandon()
+            self._taskEnded()
+
+    def _reportErrors(self, action: Callable[[], None]) -> None:
+        """Run something; what the user can act on is shown as it is said, anything else with its details."""
+        with slicer.util.tryWithErrorDisplay(_("The volume could not be segmented."), waitCursor=True):
+            try:
+                action()
+                return
+            except Cancelled as cancelled:
+                self._showStatus(str(cancelled))
+                return
+            except ReCoKDError as error:
+                message = str(error)
+        self._showStatus(message)
+        slicer.util.errorDisplay(message, windowTitle=_("ReCoKD"))
+
+    # What the panel shows
+
+    def _showStatus(self, text: str) -> None:
+        self.ui.statusLabel.text = text
+
+    def _updateFromParameterNode(self, caller: Any = None, event: Any = None) -> None:
+        """Bring combo box, card and buttons in line with the parameter node."""
+        entry = self._student()
+        names = [student.name for student in self._students]
+        self._fillingStudents = True
+        try:
+            self.ui.studentComboBox.setCurrentIndex(names.index(entry.name) if entry else -1)
+        finally:
+            self._fillingStudents = False
+        assert self.logic is not None
+        chosen = self._parameterNode.student if self._parameterNode else ""
+        self.ui.cardLabel.text = self.logic.describeStudent(entry, chosen)
+        problem = ""
+        if self._task:
+            problem = _("A run is under way")
+        elif not self._parameterNode or not self._parameterNode.inputVolume:
+            problem = _("Choose the volume to segment")
+        elif entry is None or entry.package is None:
+            problem = _("Choose a student that can be used")
+        self.ui.applyButton.enabled = not problem
+        self.ui.applyButton.toolTip = problem or _("Segment the volume with the student")
+        self.ui.cancelButton.enabled = self._task is not None
+
+
+class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
+    """Segmenting volume nodes, without the panel.
+
+    Example, in Slicer's Python console::
+
+        from ReCoKD import ReCoKDLogic, sampleCases
+        volumeNode = slicer.util.loadVolume(str(sampleCases()[0]))
+        segmentationNode = ReCoKDLogic().segment(volumeNode, "hippocampus-x4")
+        segmentationNode.CreateClosedSurfaceRepresentation()
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+
+    def getParameterNode(self) -> Any:
+        """The scene's parameter node, with typed access."""
+        wrapper: Any = ReCoKDParameterNode  # the decorator gives it a constructor
+        return wrapper(super().getParameterNode())
+
+    def ensureDependencies(self) -> None:
+        """Ask for and install the Python packages that are missing.
+
+        Raises:
+            MissingDependencyError: Something is missing and was not, or could not be, installed.
+        """
+        from ReCoKDLib.mrml.dependencies import ensure_dependencies
+
+        ensure_dependencies(Path(__file__).parent / "Resources" / "requirements.txt")
+
+    def segment(
+        self,
+        volumeNode: Any,
+        student: Any,
+        segmentationNode: Any = None,
+        *,
+        labels: Sequence[str] | None = None,
+        device: str = "auto",
+        progress: Callable[[float], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Any:
+        """Segment a volume and add the result to the scene; returns when it is done.
+
+        This is the function behind ``recokd segment``, with nodes in place of files.
+
+        Args:
+            volumeNode: Scalar volume node, or one for each of the student's channels in the order of its card.
+            student: Name, path or opened package (``ReCoKDLib.students.list_students()`` tells what is there).
+            segmentationNode: Where the segments go: those of the same names are replaced, all others are kept.
+                None for a new segmentation.
+            labels: Names of the only structures wanted.
+            device: auto, cpu, cuda or mps.
+            progress: Called with the finished fraction.
+            cancelled: Asked between tiles.
+
+        Returns:
+            The segmentation node. Its reference geometry is the volume's.
+
+        Raises:
+            ReCoKDError: With a message for the user; the scene is then as it was.
+        """
+        work = self.segmentLater(volumeNode, student, labels=labels, device=device)
+        result = work(progress, cancelled)
+        return self.showResult(result, _first(volumeNode), segmentationNode)
+
+    def segmentLater(self, volumeNode: Any, student: Any, **options: Any) -> Callable[..., Any]:
+        """Copy the voxels now; the function returned needs nothing of the scene and may run in a thread.
+
+        Args:
+            volumeNode: As in :meth:`segment`.
+            student: As in :meth:`segment`.
+            **options: Further arguments of ``ReCoKDLib.segment.segment``.
+
+        Returns:
+            A function of ``progress`` and ``cancelled`` that gives a ``SegmentationResult``.
+        """
+        from ReCoKDLib.mrml.volumes import volume_from_nodes
+
+        nodes = volumeNode if isinstance(volumeNode, (list, tuple)) else [volumeNode]
+        volume = volume_from_nodes(nodes)
+
+        def work(progress: Any = None, cancelled: Any = None) -> Any:
+            # In the thread too: torch takes seconds to load.
+            from ReCoKDLib.segment import segment
+
+            return segment(volume, student, progress=progress, cancelled=cancelled, **options)
+
+        return work
+
+    def showResult(self, result: Any, volumeNode: Any, segmentationNode: Any = None) -> Any:
+        """Add what a student found to the scene; returns the segmentation node."""
+        from ReCoKDLib.mrml.segmentations import segmentation_to_node
+
+        for warning in result.warnings:
+            logging.warning("ReCoKD: %s", warning)
+        node = segmentation_to_node(result.labels, result.label_set, volumeNode, segmentationNode)
+        node.SetAttribute("ReCoKD.student", result.student)
+        return node
+
+    def summary(self, result: Any) -> str:
+        """What was found, in one line for the panel."""
+        from ReCoKDLib.table import segment_sizes
+
+        sizes = segment_sizes(result.labels, result.label_set.segments)
+        found = ", ".join(f"{size.segment.name} {size.millilitres:.3g} ml" for size in sizes if size.voxels)
+        text: str = _("{found} ({seconds:.1f} s)").format(found=found or _("Nothing was found"), seconds=result.seconds)
+        return text
+
+    def describeStudent(self, entry: StudentEntry | None, chosen: str = "") -> str:
+        """The student's card in a few words for the panel."""
+        if entry is None:
+            return str(_("The student {name} is not here.").format(name=chosen) if chosen else _("Choose a student."))
+        if entry.package is None:
+            return str(_("This student cannot be used. {problem}").format(problem=entry.problem))
+        card = entry.package.card
+        lines = [
+            card.description,
+            _("Finds: {names}").format(names=", ".join(s.name for s in entry.package.label_set.segments)),
+            _("Input: {names}").format(names=", ".join(channel.name for channel in card.channels)),
+            card.intended_use,
+        ]
+        return "\n".join(line for line in lines if line)
+
+
+def _first(nodes: Any) -> Any:
+    return nodes[0] if isinstance(nodes, (list, tuple)) else nodes
+
+
+class ReCoKDTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
+    """The test behind Slicer's button Reload and Test."""
+
+    def setUp(self) -> None:
+        """Begin with an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """Run all tests."""
+        for test in (self.test_sampleCaseIsSegmented, self.test_emptyVolumeIsRefused):
+            self.setUp()
+            test()
+
+    def test_sampleCaseIsSegmented(self) -> None:
+        """The first sample case and the first student give segments inside the volume."""
+        logic = ReCoKDLogic()
+        usable = [entry.package for entry in list_students() if entry.package is not None]
+        cases = sampleCases()
+        self.assertTrue(usable and cases, "the students and sample cases that come with ReCoKD are missing")
+        logic.ensureDependencies()
+        volumeNode = slicer.util.loadVolume(str(cases[0]))
+        self.delayDisplay("Segmenting the sample case")
+        segmentationNode = logic.segment(volumeNode, usable[0])
+        names = {segment.name for segment in usable[0].label_set.segments}
+        segmentation = segmentationNode.GetSegmentation()
+        found = {segmentation.GetNthSegment(n).GetName() for n in range(segmentation.GetNumberOfSegments())}
+        self.assertEqual(found, names)
+        bounds, inner = [0.0] * 6, [0.0] * 6
+        volumeNode.GetRASBounds(bounds)
+        segmentationNode.GetRASBounds(inner)
+        for low in (0, 2, 4):
+            self.assertLessEqual(bounds[low] - 1, inner[low])
+            self.assertLessEqual(inner[low + 1], bounds[low + 1] + 1)
+        self.delayDisplay("Test passed")
+
+    def test_emptyVolumeIsRefused(self) -> None:
+        """Bad input gives a message, and the scene stays as it is."""
+        volumeNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+        with self.assertRaises(ReCoKDError):
+            ReCoKDLogic().segmentLater(volumeNode, "any student")
+        self.assertIsNone(slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode"))

@@ -1,0 +1,147 @@
+"""A test host for scripted modules: Slicer's MRML from slicer-core, Qt from PySide6, no application.
+
+It proves that our module and its .ui file work together and on real nodes. What it cannot prove is what PythonQt
+and the application do differently; see docs or try in Slicer.
+
+With ``RECOKD_SLICER_PYTHON`` naming a folder with Slicer's own ``Base/Python/slicer`` files, those are used for
+``slicer.parameterNodeWrapper``, ``slicer.ScriptedLoadableModule`` and ``slicer.i18n``; else small stand-ins.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDER_VARIABLE = "RECOKD_SLICER_PYTHON"
+
+
+class Application:
+    """As much of ``slicer.app`` as modules and ``slicer.util`` ask for."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._at_startup: list[Callable[[], None]] = []
+        self.applicationName = "Test host"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._application, name)
+
+    def connect(self, signal: str, slot: Callable[..., Any]) -> None:
+        """Only ``startupCompleted()`` is ever sent."""
+        if signal == "startupCompleted()":
+            self._at_startup.append(slot)
+
+    def disconnect(self, signal: str, slot: Callable[..., Any]) -> None:
+        """Nothing to undo."""
+
+    def complete_startup(self) -> None:
+        """Tell the modules that the application is up."""
+        for slot in self._at_startup:
+            slot()
+
+    def moduleManager(self) -> Application:
+        """Modules connect to its signals, which are never sent."""
+        return self
+
+    def testingEnabled(self) -> bool:
+        """Message boxes are to be opened, so that tests see them."""
+        return False
+
+    def translate(self, context: str, text: str) -> str:
+        """English."""
+        return text
+
+
+class SampleDataLogic:
+    """Remembers what modules offer as sample data."""
+
+    sources: list[dict[str, Any]] = []  # noqa: RUF012 - one list, as in Slicer
+
+    @staticmethod
+    def registerCustomSampleDataCategory(category: str, title: str) -> None:
+        """The heading of a module's samples."""
+
+    @classmethod
+    def registerCustomSampleDataSource(cls, **source: Any) -> None:
+        """One sample."""
+        cls.sources.append(source)
+
+
+class Host:
+    """A started host; there is one for each process."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+        from ReCoKDLib.mrml.host import ensure_slicer
+
+        self.slicer: Any = ensure_slicer()
+        from . import qt_module
+
+        qt_module.install()
+        self.qt = qt_module.qt
+        self.messages: list[str] = qt_module._MessageBox.shown
+        application = qt_module.QtWidgets.QApplication.instance() or self.qt.QApplication(["test host"])
+        self.slicer.app = self.app = Application(application)
+        from . import mrml_widgets
+
+        mrml_widgets.install()
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            self.slicer.__path__.append(folder)
+        else:
+            from . import scripted
+
+            scripted.install()
+        samples = types.ModuleType("SampleData")
+        samples.SampleDataLogic = SampleDataLogic  # type: ignore[attr-defined]
+        sys.modules["SampleData"] = samples
+        self.samples = SampleDataLogic.sources
+
+    def load(self, path: Path) -> Any:
+        """Load a module's file as Slicer does at its start."""
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        description = types.SimpleNamespace(path=str(path))
+        setattr(self.slicer.modules, path.stem.lower(), description)
+        self.module = getattr(module, path.stem)(description)
+        return module
+
+    def open(self, module: Any) -> Any:
+        """Open a module's panel, as the user does."""
+        parent = self.slicer.qMRMLWidget()
+        parent.setLayout(self.qt.QVBoxLayout())
+        widget = getattr(module, f"{module.__name__}Widget")(parent)
+        widget.setup()
+        widget.enter()
+        parent.resize(460, 480)
+        parent.show()
+        self.run_for(0.05)
+        return widget
+
+    def click(self, button: Any) -> None:
+        """Press a button with the mouse."""
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        QTest.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    def run_for(self, seconds: float) -> None:
+        """Let events happen for some time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.app.processEvents()
+
+    def run_until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Let events happen until a condition holds."""
+        until = time.monotonic() + seconds
+        while not condition():
+            self.app.processEvents()
+            assert time.monotonic() < until, "it took too long"
