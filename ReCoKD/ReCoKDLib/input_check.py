@@ -19,6 +19,8 @@ _SCALE_FACTOR = 10.0
 # Where intensities have a unit (CT), a percentile may leave that of the training cases by this part of their
 # whole range.
 _UNIT_TOLERANCE = 0.25
+# An image that should not be negative may dip below zero by this part of its range, as interpolation does.
+_BELOW_ZERO = 0.25
 _SAMPLE = 1 << 21  # voxels that percentiles are taken of
 
 _ADVICE = "The result may be wrong: check that this is the right volume and the right student for it."
@@ -47,12 +49,12 @@ def check_input(volume: Volume, card: Card, plan: Plan) -> tuple[str, ...]:
     warnings = [*_spacing_warnings(volume, card, plan)]
     for index, (image, channel) in enumerate(zip(volume.array, card.channels, strict=True)):
         what = f"channel {index} ({channel.name})"
-        _require_finite(image, what)
+        _require_content(image, what)
         warnings += _intensity_warnings(image, what, channel, plan, index)
     return tuple(warnings)
 
 
-def _require_finite(image: Array, what: str) -> None:
+def _require_content(image: Array, what: str) -> None:
     if image.dtype.kind in "fc" and not np.isfinite(image).all():
         count = int(image.size - np.isfinite(image).sum())
         raise InputError(
@@ -70,11 +72,12 @@ def _spacing_warnings(volume: Volume, card: Card, plan: Plan) -> list[str]:
     found = _oriented_spacing(volume, card.orientation)
     if card.spacing is not None:
         smallest, largest, factor = card.spacing.smallest, card.spacing.largest, _SPACING_FACTOR
-        expected = f"{_millimetres(smallest)} to {_millimetres(largest)}"
     else:
-        median = [plan.original_median_spacing[axis] for axis in plan.transpose_backward]
-        smallest, largest, factor = median, median, _SPACING_FACTOR_OF_MEDIAN  # type: ignore[assignment]
-        expected = f"about {_millimetres(median)}"
+        k, j, i = (plan.original_median_spacing[axis] for axis in plan.transpose_backward)
+        smallest, largest, factor = (k, j, i), (k, j, i), _SPACING_FACTOR_OF_MEDIAN
+    expected = _millimetres(smallest)
+    if largest != smallest:
+        expected += f" to {_millimetres(largest)}"
     outside = [
         not least / factor <= size <= greatest * factor
         for size, least, greatest in zip(found, smallest, largest, strict=True)
@@ -106,7 +109,7 @@ def _intensity_warnings(image: Array, what: str, channel: ChannelInfo, plan: Pla
     if channel.intensity is not None:
         known = channel.intensity
         usual = _usual_in_unit if channel.unit else _usual_in_any_unit
-        if usual(float(low), float(middle), float(high), known):
+        if usual(float(low), float(high), known):
             return []
         expected = (
             f"from {known.percentile_00_5[0]:.4g} to {known.percentile_99_5[1]:.4g}, "
@@ -122,7 +125,7 @@ def _intensity_warnings(image: Array, what: str, channel: ChannelInfo, plan: Pla
         if channel.unit:
             strange = not ((flat >= least) & (flat <= greatest)).any()
         else:
-            strange = properties.get("min", least) >= 0 and low < -0.5 * abs(high - low)
+            strange = properties.get("min", least) >= 0 and low < -_BELOW_ZERO * (high - low)
         if not strange:
             return []
         expected = f"{least:.4g} to {greatest:.4g} in the structures"
@@ -133,15 +136,16 @@ def _intensity_warnings(image: Array, what: str, channel: ChannelInfo, plan: Pla
     ]
 
 
-def _usual_in_unit(low: float, middle: float, high: float, known: Intensity) -> bool:
+def _usual_in_unit(low: float, high: float, known: Intensity) -> bool:
+    """Air, and what is brightest, lie where they lay in training; the median depends on the field of view."""
     tolerance = _UNIT_TOLERANCE * (known.percentile_99_5[1] - known.percentile_00_5[0])
-    found = ((low, known.percentile_00_5), (middle, known.median), (high, known.percentile_99_5))
-    return all(least - tolerance <= value <= greatest + tolerance for value, (least, greatest) in found)
+    ends = ((low, known.percentile_00_5), (high, known.percentile_99_5))
+    return all(least - tolerance <= value <= greatest + tolerance for value, (least, greatest) in ends)
 
 
-def _usual_in_any_unit(low: float, middle: float, high: float, known: Intensity) -> bool:
+def _usual_in_any_unit(low: float, high: float, known: Intensity) -> bool:
     """Not an order of magnitude off, and not reaching far below zero where the training cases did not."""
-    if low < known.percentile_00_5[0] - 0.5 * (high - low):
+    if low < min(known.percentile_00_5[0], 0) - _BELOW_ZERO * (high - low):
         return False
     least, greatest = known.percentile_99_5
     return not (least > 0 and not least / _SCALE_FACTOR <= high <= greatest * _SCALE_FACTOR)
