@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` takes a CUDA GPU, else Apple's (mps), else the CPU.
+    """``auto`` takes a CUDA GPU, else the CPU.
+
+    Apple's GPU (mps) is taken only when asked for: not every PyTorch has 3D transposed convolutions on it.
 
     Raises:
         MissingDependencyError: The named device is not there.
     """
     mps = bool(torch.backends.mps.is_available())
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise InputError(f"There is no device called {name!r}. Use auto, cpu, cuda or mps.")
     if (name.startswith("cuda") and not torch.cuda.is_available()) or (name == "mps" and not mps):

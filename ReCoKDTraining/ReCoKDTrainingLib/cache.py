@@ -110,7 +110,7 @@ def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orien
 
 
 def class_locations(labels: npt.NDArray[np.int16], label_set: LabelSet) -> dict[str, npt.NDArray[np.int32]]:
-    """Voxels to centre patches on, by class (or region); with an ignore label also ``annotated``: all that is not it."""
+    """Voxels to centre patches on, by class or region; with an ignore label also ``annotated``: all that is not it."""
     groups = {segment.name: segment.region for segment in label_set.segments}
     locations = {}
     rng = np.random.default_rng(1234)
