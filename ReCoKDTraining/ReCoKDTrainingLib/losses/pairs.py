@@ -3,7 +3,7 @@
 A feature map is the largest thing in a training step: one float32 copy of stage k takes 4*B*C*N bytes, 2 GB
 for a large plan. Written with tensor operations, the losses would make a dozen such copies. Here one pass over
 chunks of voxels gives all sums, and a second one the gradient, written by hand (as checkpointing would redo
-the first): nothing but the gradient itself is as large as the features, and on a CPU chunks stay in the cache.
+the first): nothing but the gradient itself is as large as the features.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ from torch.autograd.function import once_differentiable
 
 from .base import full_precision
 
-CPU_CHUNK_BYTES = 2**20
-"""For each thread: a chunk that stays in a CPU's second-level cache, with what is made of it."""
+CACHE_CHUNK_BYTES = 2**20
+"""For one thread: a chunk stays in a CPU's second-level cache, with what is made of it."""
+THREAD_CHUNK_BYTES = 2**23
+"""For each of several threads. They wait for each other after every operation, which takes far longer than the
+operation where other processes compete for the cores: few large chunks, then, though they leave the cache."""
 DEVICE_CHUNK_BYTES = 2**28
-"""A chunk on a GPU, where only memory matters."""
+"""On a GPU, where only memory matters."""
 
 
 def chunk_length(features: Tensor, chunk_bytes: int | None) -> int:
     """Voxels of a chunk of (B, C, N) ``features`` whose float32 copy has at most ``chunk_bytes``."""
     if chunk_bytes is None:
-        on_cpu = features.device.type == "cpu"
-        chunk_bytes = CPU_CHUNK_BYTES * torch.get_num_threads() if on_cpu else DEVICE_CHUNK_BYTES
+        threads = torch.get_num_threads()
+        if features.device.type != "cpu":
+            chunk_bytes = DEVICE_CHUNK_BYTES
+        else:
+            chunk_bytes = CACHE_CHUNK_BYTES if threads == 1 else THREAD_CHUNK_BYTES * threads
     return max(1, chunk_bytes // (4 * features.shape[0] * features.shape[1]))
 
 
