@@ -82,12 +82,20 @@ def _resize_image(source: Array, shape: Sequence[int], order: int) -> Array:
 
 
 def _resize_labels(source: Array, shape: Sequence[int], order: int) -> Array:
-    """Each label's mask interpolated apart and thresholded at one half, so that no label is invented."""
+    """For each voxel the label whose own mask, interpolated, is greatest, so that no label is invented.
+
+    Where several are equally great (halfway between voxels), the nearest voxel's label if it is one of them, else
+    the smallest: nnU-Net's rule with batchgenerators 0.25.5 (older ones thresholded each mask at one half).
+    """
+    nearest: Array = _resize_image(source, shape, 0).astype(source.dtype)
     if order == 0:
-        return _resize_image(source, shape, 0).astype(source.dtype)
+        return nearest
     result = np.zeros(tuple(shape), dtype=source.dtype)
+    greatest = np.full(tuple(shape), -np.inf)
     for value in np.unique(source):
-        result[_resize_image(source == value, shape, order) >= 0.5] = value
+        share = _resize_image(source == value, shape, order)
+        result[(share > greatest) | ((share == greatest) & (nearest == value))] = value
+        np.maximum(greatest, share, out=greatest)
     return result
 
 
