@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .card import Card, ChannelInfo, Licences, TrainingRecord
-from .errors import DatasetError, InputError, PackageError
+from .errors import DatasetError, InputError, PackageError, PlanError
 from .files import read_json, require_new, sha256
 from .labels import LabelSet
 from .package import write_package
@@ -72,6 +72,8 @@ def read_results(results: Path, name: str, *, fold: str = "0", checkpoint: str =
     file = _checkpoint_file(folder, fold, checkpoint)
     content = read_checkpoint(file)
     configuration = str((content.get("init_args") or {}).get("configuration") or folder.name.rpartition("__")[2])
+    if configuration == "2d":
+        raise PlanError(f"{folder} holds a 2D network; only 3D ones can be imported. Train 3d_fullres or 3d_lowres.")
     plan = Plan.from_nnunet(_object(folder / "plans.json"), configuration)
     label_set = LabelSet.from_dataset_json(dataset)
     channels = _channels(dataset, plan)
