@@ -136,15 +136,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         PackageError: The file is damaged, or refers to anything else.
     """
-    import numpy as np
     import torch
 
-    scalar: Any = np.float64(0).__reduce__()[0]  # the function that unpickles it; its module varies
-    allowed: list[Any] = [np.dtype, *{type(np.dtype(code)) for code in ("?", "i4", "i8", "f2", "f4", "f8")}]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed.append((scalar, f"{module}.scalar"))
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = re.search(r"(?:GLOBAL|type|class) ([\w.]+)", str(error))
@@ -158,6 +153,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PackageError(f"The checkpoint {path} is not one of nnU-Net v2. Choose another file.")
     return content
+
+
+def _numpy_numbers() -> list[Any]:
+    """What unpickling NumPy's numbers calls: one function, which goes by two names, and the data types."""
+    import numpy as np
+
+    unpickle: Any = np.float64(0).__reduce__()[0]
+    allowed: list[Any] = [np.dtype, *{type(np.dtype(code)) for code in ("?", "i4", "i8", "f2", "f4", "f8")}]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+
+        def scalar(*arguments: Any) -> Any:
+            return unpickle(*arguments)
+
+        # PyTorch's reader goes by these.
+        scalar.__module__, scalar.__qualname__ = module, "scalar"
+        allowed.append(scalar)
+    return allowed
 
 
 def _is_results(folder: Path) -> bool:
