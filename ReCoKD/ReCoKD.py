@@ -128,8 +128,10 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
         self.onRefreshButton()
 
     def cleanup(self) -> None:
-        """Called when the application closes or the module is reloaded."""
-        self._abandonTask()
+        """Called when the application closes or the module is reloaded; the panel's widgets may be going already."""
+        if self._task:
+            self._task.abandon()
+            self._task = None
         self.removeObservers()
 
     def enter(self) -> None:

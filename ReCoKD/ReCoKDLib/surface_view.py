@@ -93,27 +93,32 @@ def _python() -> str | None:
 
 
 def _write_masks(labels: Volume, segments: Sequence[Segment], size: int, path: Path) -> bool:
-    masks = [(segment, segment_mask(labels, segment)) for segment in segments]
-    masks = [(segment, mask) for segment, mask in masks if mask.any()]
-    if not masks:
-        return False
+    from scipy.ndimage import find_objects
+
+    array = labels.array[0]
+    boxes = dict(enumerate(find_objects(array.astype(np.int32)), start=1))  # of all labels in one pass
+    shown: list[Segment] = []
     origins: list[list[int]] = []
     arrays: dict[str, Any] = {}
-    for index, (_, mask) in enumerate(masks):
-        inside = [
-            np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)
-        ]
-        box = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in inside)
+    for segment in segments:
+        parts = [boxes.get(value) for value in {segment.value, *segment.region}]
+        found = [part for part in parts if part is not None]
+        if not found:
+            continue
+        box = tuple(slice(min(p[a].start for p in found), max(p[a].stop for p in found)) for a in range(3))
         # A rim of background closes the surface at the border of the volume.
-        arrays[f"mask_{index}"] = np.pad(mask[box], 1).astype(np.uint8)
+        arrays[f"mask_{len(shown)}"] = np.pad(segment_mask(array[box], segment), 1).astype(np.uint8)
         origins.append([part.start - 1 for part in box])
+        shown.append(segment)
+    if not shown:
+        return False
     np.savez_compressed(
         path,
         size=size,
         ijk_to_ras=labels.ijk_to_ras,
         origins=np.array(origins),
-        colors=np.array([segment.color for segment, _ in masks]),
-        opacities=np.array([_REGION_OPACITY if len(segment.region) > 1 else 1.0 for segment, _ in masks]),
+        colors=np.array([segment.color for segment in shown]),
+        opacities=np.array([_REGION_OPACITY if len(segment.region) > 1 else 1.0 for segment in shown]),
         **arrays,
     )
     return True

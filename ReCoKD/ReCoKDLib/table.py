@@ -33,16 +33,15 @@ class SegmentSize:
     millilitres: float
 
 
-def segment_mask(labels: Volume, segment: Segment) -> npt.NDArray[np.bool_]:
-    """The (k, j, i) voxels of a segment in a one-channel label map.
+def segment_mask(labels: npt.NDArray[Any], segment: Segment) -> npt.NDArray[np.bool_]:
+    """Which voxels of a label map, or of a part of one, belong to a segment; of the same shape.
 
     A region has all labels that belong to it, so overlapping regions share voxels, as nnU-Net evaluates them.
     """
-    array = labels.array[0]
     if segment.region == (segment.value,):
-        mask: npt.NDArray[np.bool_] = array == segment.value
+        mask: npt.NDArray[np.bool_] = labels == segment.value
         return mask
-    return np.isin(array, (segment.value, *segment.region))
+    return np.isin(labels, (segment.value, *segment.region))
 
 
 def segment_sizes(labels: Volume, segments: Iterable[Segment]) -> list[SegmentSize]:

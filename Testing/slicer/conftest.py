@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,58 @@ def slicer() -> Iterator[Any]:
     module.mrmlScene.Clear(0)
     yield module
     module.mrmlScene.Clear(0)
+
+
+@pytest.fixture(scope="session")
+def _one_host() -> Any:
+    pytest.importorskip("slicer", reason='needs slicer-core: pip install "recokd[host]"')
+    pytest.importorskip("PySide6", reason="needs PySide6-Essentials")
+    from slicer_host import Host
+
+    return Host()
+
+
+@pytest.fixture
+def host(_one_host: Any, slicer: Any) -> Any:
+    """The Qt test host with an empty scene and no message shown yet."""
+    _one_host.messages.clear()
+    _one_host.samples.clear()
+    return _one_host
+
+
+@pytest.fixture
+def recokd(host: Any, repository: Path) -> Any:
+    """Our module, loaded as Slicer loads it."""
+    return host.load(repository / "ReCoKD" / "ReCoKD.py")
+
+
+@pytest.fixture
+def students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is searched for students; beside it only the shipped ones are found."""
+    folder = tmp_path / "students, große"
+    folder.mkdir()
+    monkeypatch.setenv("RECOKD_STUDENTS", str(folder))
+    for variable in ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    return folder
+
+
+@pytest.fixture
+def blob_student(students: Path, two_blobs: Callable[..., tuple[Volume, Volume]], blob_labels: LabelSet) -> str:
+    """Name of an installed student that segments ``two_blobs``."""
+    from threshold_student import threshold_package
+
+    threshold_package(students / "blobs.recokd.zip", *two_blobs(), blob_labels)
+    return "blobs-x4"
+
+
+@pytest.fixture
+def panel(host: Any, recokd: Any, students: Path) -> Iterator[Any]:
+    """The module's panel, opened; students that a test needs must be there before."""
+    widget = host.open(recokd)
+    yield widget
+    widget.setParameterNode(None)
+    widget.cleanup()
 
 
 @pytest.fixture

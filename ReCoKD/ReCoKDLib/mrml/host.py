@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 from ..errors import MissingDependencyError
@@ -16,7 +16,7 @@ _HINT = (
 _logics: list[Any] = []
 
 
-def ensure_slicer() -> ModuleType:
+def ensure_slicer() -> Any:
     """The ``slicer`` package with a scene in ``slicer.mrmlScene``.
 
     In Slicer everything is there and nothing is changed. Elsewhere slicer-core is started on first use: a scene
@@ -35,8 +35,7 @@ def ensure_slicer() -> ModuleType:
         raise MissingDependencyError(_HINT)
     if getattr(slicer, "mrmlScene", None) is None:
         _start(slicer)
-    module: ModuleType = slicer
-    return module
+    return slicer
 
 
 def _start(slicer: Any) -> None:

@@ -142,7 +142,7 @@ def _set_segments(slicer: Any, segmentation: Any, labels: Volume, label_set: Lab
     for segment in label_set.segments:
         image = shared
         if label_set.has_regions:
-            image = _cropped_image(slicer, segment_mask(labels, segment), place)
+            image = _cropped_image(slicer, segment_mask(labels.array[0], segment), place)
         _set_segment(slicer, segmentation, segment, image, 1 if label_set.has_regions else segment.value)
     if has_surface:
         # Replacing the last segment of a segmentation takes its surfaces away.

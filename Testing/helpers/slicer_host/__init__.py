@@ -1,7 +1,7 @@
 """A test host for scripted modules: Slicer's MRML from slicer-core, Qt from PySide6, no application.
 
 It proves that our module and its .ui file work together and on real nodes. What it cannot prove is what PythonQt
-and the application do differently; see docs or try in Slicer.
+and the application do differently: that needs Slicer.
 
 With ``RECOKD_SLICER_PYTHON`` naming a folder with Slicer's own ``Base/Python/slicer`` files, those are used for
 ``slicer.parameterNodeWrapper``, ``slicer.ScriptedLoadableModule`` and ``slicer.i18n``; else small stand-ins.
@@ -81,13 +81,15 @@ class Host:
         from ReCoKDLib.mrml.host import ensure_slicer
 
         self.slicer: Any = ensure_slicer()
+        from PySide6.QtWidgets import QApplication
+
         from . import qt_module
 
         qt_module.install()
         self.qt = qt_module.qt
         self.messages: list[str] = qt_module._MessageBox.shown
-        application = qt_module.QtWidgets.QApplication.instance() or self.qt.QApplication(["test host"])
-        self.slicer.app = self.app = Application(application)
+        self.app = Application(QApplication.instance() or self.qt.QApplication(["test host"]))
+        self.slicer.app = self.app
         from . import mrml_widgets
 
         mrml_widgets.install()
@@ -97,6 +99,8 @@ class Host:
             from . import scripted
 
             scripted.install()
+        self.main_window = self.qt.QMainWindow()  # message boxes are opened where there is one
+        self.main_window.setObjectName("qSlicerMainWindow")
         samples = types.ModuleType("SampleData")
         samples.SampleDataLogic = SampleDataLogic  # type: ignore[attr-defined]
         sys.modules["SampleData"] = samples
@@ -105,7 +109,8 @@ class Host:
     def load(self, path: Path) -> Any:
         """Load a module's file as Slicer does at its start."""
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
@@ -121,17 +126,20 @@ class Host:
         widget = getattr(module, f"{module.__name__}Widget")(parent)
         widget.setup()
         widget.enter()
-        parent.resize(460, 480)
-        parent.show()
+        self.main_window.setCentralWidget(parent)
+        self.main_window.resize(460, 480)
+        self.main_window.show()
         self.run_for(0.05)
         return widget
 
     def click(self, button: Any) -> None:
         """Press a button with the mouse."""
-        from PySide6.QtCore import Qt
+        from PySide6.QtCore import QPoint, Qt
         from PySide6.QtTest import QTest
 
-        QTest.mouseClick(button, Qt.MouseButton.LeftButton)
+        # The box of a check box is at its left end; beside its text nothing else answers.
+        place = QPoint(8, button.height // 2) if button.inherits("QCheckBox") else QPoint()
+        QTest.mouseClick(button, Qt.MouseButton.LeftButton, pos=place)
 
     def run_for(self, seconds: float) -> None:
         """Let events happen for some time."""

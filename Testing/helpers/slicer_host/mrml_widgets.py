@@ -13,8 +13,8 @@ from .qt_module import UiLoader, qt
 class qMRMLWidget(qt.QWidget):  # type: ignore[misc]  # noqa: N801 - Slicer's name
     """A panel whose children get the scene."""
 
-    mrmlSceneChanged = Signal(object)
-    isEntered = True
+    mrmlSceneChanged = Signal(object)  # noqa: N815
+    isEntered = True  # noqa: N815
 
     def setMRMLScene(self, scene: Any) -> None:
         """Hand the scene to all children; the .ui file's connections name C++ types that are not here."""
@@ -26,7 +26,7 @@ class qMRMLWidget(qt.QWidget):  # type: ignore[misc]  # noqa: N801 - Slicer's na
 class qMRMLNodeComboBox(qt.QComboBox):  # type: ignore[misc]  # noqa: N801 - Slicer's name
     """A choice of the scene's nodes of some classes."""
 
-    currentNodeChanged = Signal(object)
+    currentNodeChanged = Signal(object)  # noqa: N815
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)

@@ -34,13 +34,13 @@ class PythonQtStyle:
         """Set a Qt property by its name, else a Python attribute."""
         if not name.startswith("_") and (name == "name" or _has_property(self, name)):
             given = list(value) if isinstance(value, tuple) else value
-            self.setProperty("objectName" if name == "name" else name, given)  # type: ignore[attr-defined]
+            self.setProperty("objectName" if name == "name" else name, given)
         else:
             super().__setattr__(name, value)
 
     def exec_(self) -> Any:
         """Qt 5's spelling."""
-        return self.exec()  # type: ignore[attr-defined]
+        return self.exec()
 
 
 def _connect(sender: Any, signal: str, slot: Callable[..., Any]) -> None:
@@ -89,15 +89,13 @@ ctk: Any = _CtkModule("ctk")
 
 
 class _CollapsibleButton(qt.QGroupBox):  # type: ignore[misc]
-    """A section with a heading."""
+    """A section with a heading, its `text`."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Its `text` is the group box's title."""
-        super().__setattr__("title" if name == "text" else name, value)
-
-    def setProperty(self, name: str, value: Any) -> bool:
-        """As Qt's loader sets it."""
-        return bool(super().setProperty("title" if name == "text" else name, value))
+    def event(self, event: Any) -> bool:
+        """The loader gives the heading as a property that a group box does not have."""
+        if event.type() == QtCore.QEvent.Type.DynamicPropertyChange and event.propertyName() == b"text":
+            self.setTitle(self.property("text"))
+        return bool(super().event(event))
 
 
 class _MessageBox(qt.QMessageBox):  # type: ignore[misc]

@@ -96,7 +96,7 @@ def parameterNodeWrapper(described: type) -> type:
         for widget in vars(gui).values():
             if (name := widget.property("SlicerParameterName")) in kinds:
                 widgets[name] = widget
-        updating = []
+        updating: list[bool] = []
 
         def to_gui(*_: Any) -> None:
             if updating:
