@@ -328,6 +328,53 @@ def test_ms_sard_is_what_plain_loops_give(chunk_bytes: int | None) -> None:
         assert terms[name].item() == pytest.approx(value, rel=1e-6), name
 
 
+def test_affinities_are_what_plain_loops_give() -> None:
+    generator = torch.Generator().manual_seed(7)
+    ours, theirs = (torch.randn(2, c, 4, 2, 2, generator=generator, dtype=torch.float64) for c in (3, 5))
+    ours_next, theirs_next = (torch.randn(2, c, 2, 1, 2, generator=generator, dtype=torch.float64) for c in (4, 6))
+
+    def rows(features: Tensor, grid: tuple[int, int, int]) -> list[list[float]]:
+        blocks = [n // g for n, g in zip(features.shape[1:], grid, strict=True)]
+        tokens = []
+        for k in range(grid[0]):
+            for j in range(grid[1]):
+                for i in range(grid[2]):
+                    block = features[
+                        :,
+                        k * blocks[0] : (k + 1) * blocks[0],
+                        j * blocks[1] : (j + 1) * blocks[1],
+                        i * blocks[2] : (i + 1) * blocks[2],
+                    ]
+                    vector = [float(channel.sum()) / math.prod(blocks) for channel in block]
+                    length = math.sqrt(sum(v * v for v in vector))
+                    tokens.append([v / length for v in vector])
+        result = []
+        for a, z in enumerate(tokens):
+            powers = [
+                0.0 if a == b else math.exp(sum(p * q for p, q in zip(z, other, strict=True)) / 0.1)
+                for b, other in enumerate(tokens)
+            ]
+            result.append([p / sum(powers) for p in powers])
+        return result
+
+    def product(p: list[list[float]], q: list[list[float]]) -> list[list[float]]:
+        return [[sum(row[m] * q[m][n] for m in range(len(q))) for n in range(len(q))] for row in p]
+
+    def divergence(p: list[list[float]], q: list[list[float]]) -> float:
+        terms = [x * math.log(x / y) for a, b in zip(p, q, strict=True) for x, y in zip(a, b, strict=True) if x > 0]
+        return sum(terms) / len(p)
+
+    expected = 0.0
+    for b in range(2):
+        expected += divergence(rows(theirs[b], (4, 2, 2)), rows(ours[b], (4, 2, 2))) / 2
+        across = [
+            product(rows(first[b], (2, 1, 2)), rows(second[b], (2, 1, 2)))
+            for first, second in ((theirs, theirs_next), (ours, ours_next))
+        ]
+        expected += divergence(*across) / 2
+    assert affinity_difference(ours, theirs, ours_next, theirs_next).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_gradients_written_by_hand_are_right() -> None:
     generator = torch.Generator().manual_seed(6)
 
