@@ -105,7 +105,7 @@ def test_nothing_happens_when_all_is_there(start: Any, requirements: Path) -> No
 def test_torch_first_then_the_rest(start: Any, requirements: Path) -> None:
     application = start(OWN)
     ensure_dependencies(requirements)
-    assert application.asked == ["torch>=2.4", f"ReCoKD: {NEEDED}"]
+    assert application.asked == ["torch>=2.6", f"ReCoKD: {NEEDED}"]
     assert "torch==2.6.0\n" in application.constraints  # without the label +cu124, which no index knows
     assert "numpy==2.0.1\n" in application.constraints
     assert "SimpleITK==2.4.0\n" in application.constraints

@@ -14,7 +14,7 @@ from ..errors import MissingDependencyError
 from .host import ensure_slicer
 
 REQUESTER = "ReCoKD"
-TORCH = "torch>=2.4"
+TORCH = "torch>=2.6"
 # Slicer's own, and torch as the PyTorch extension chose it: whatever else is installed, these stay.
 KEPT = ("numpy", "SimpleITK", "vtk", "torch", "torchvision")
 
