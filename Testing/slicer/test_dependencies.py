@@ -145,7 +145,7 @@ def test_without_the_pytorch_extension(start: Any, requirements: Path) -> None:
 
 def test_an_old_torch_is_not_touched(start: Any, requirements: Path) -> None:
     application = start({**OWN, "torch": "2.1.0+cpu"})
-    with pytest.raises(MissingDependencyError, match=r"PyTorch 2\.1\.0\+cpu is installed; ReCoKD needs torch>=2\.4"):
+    with pytest.raises(MissingDependencyError, match=r"PyTorch 2\.1\.0\+cpu is installed; ReCoKD needs torch>=2\.6"):
         ensure_dependencies(requirements)
     assert application.asked == []
 
