@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _train(arguments: argparse.Namespace, progress: Progress) -> None:
     from .finish import Presentation, finish_run
-    from .runs import RunSettings, parse_loss_options, parse_losses, prepare_run
+    from .runs import RunSettings, parse_loss_options, parse_losses, parse_mirror_axes, prepare_run
 
     distilled = arguments.task == "distill" and arguments.teacher is not None
     settings = RunSettings(
@@ -79,6 +79,8 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         fold=arguments.fold,
         plan=arguments.plan,
         memory_gb=arguments.memory,
+        mirror_axes=parse_mirror_axes(arguments.mirrorAxes),
+        initial=arguments.initial,
         cache=arguments.cache,
         epochs=arguments.epochs,
         steps_per_epoch=arguments.stepsPerEpoch,

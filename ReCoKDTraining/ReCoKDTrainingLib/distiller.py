@@ -131,9 +131,7 @@ class Distiller(nn.Module):
         self.connectors = nn.ModuleDict()
         if teacher is None:
             if losses:
-                raise ReCoKDError(
-                    f"Distillation ({', '.join(losses)}) needs a teacher. Name its model package."
-                )
+                raise ReCoKDError(f"Distillation ({', '.join(losses)}) needs a teacher. Name its model package.")
         else:
             teacher.requires_grad_(False)
             self._build_connectors(student, teacher)
@@ -185,9 +183,7 @@ class Distiller(nn.Module):
         logged["total"] = total.detach()
         return LossReport(total, logged)
 
-    def _terms(
-        self, images: Tensor, labels: Tensor, progress: float
-    ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+    def _terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """Segmentation loss, and the terms of every distillation loss whose eta is above 0."""
         active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
         seen = self._run(self.student, images, True, self.amp_dtype)
@@ -203,9 +199,7 @@ class Distiller(nn.Module):
         seen = NetworkOutputs(seen.features, seen.logits, aligned)
         return segmentation, {name: loss(seen, shown, labels) for name, loss in active.items()}
 
-    def _run(
-        self, network: nn.Module, images: Tensor, with_logits: bool, dtype: torch.dtype | None
-    ) -> NetworkOutputs:
+    def _run(self, network: nn.Module, images: Tensor, with_logits: bool, dtype: torch.dtype | None) -> NetworkOutputs:
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
             return self.recorder.run(network, images, with_logits)
 

@@ -95,7 +95,7 @@ def _card(run: Run, presentation: Presentation) -> Card:
         or f"Segments {structures} in {', '.join(dataset.channel_names)} (trained on {dataset.name}).",
         spacing=SpacingInfo.of_cases(fingerprint.spacings.tolist()),
         orientation=run.trainer.settings["orientation"],
-        mirror_axes=(0, 1, 2),
+        mirror_axes=run.settings.mirror_axes,
         training=_training_record(run),
         licences=Licences(
             weights=presentation.weights_licence or str(dataset.description.get("licence", "")),
@@ -142,5 +142,7 @@ def _training_record(run: Run) -> TrainingRecord:
             "ramp": distiller.ramp,
             "precision": run.trainer.settings["precision"],
             "device": str(run.trainer.device),
+            "mirror axes": list(run.settings.mirror_axes),
+            "initial weights": None if run.initial is None else f"{run.initial.card.name} {run.initial.checksum}",
         },
     )

@@ -49,6 +49,8 @@ class RunSettings:
         fold: Which split of a list.
         plan: nnU-Net plans.json; None makes a plan (or takes the teacher's).
         memory_gb: Budget of a plan that is made.
+        mirror_axes: Axes of the preprocessed image that augmentation may flip.
+        initial: Model package of the same plan whose weights training starts from; None for random ones.
         cache: Folder for preprocessed cases; None puts it into the run folder.
         schedule: How long and how fast; a batch size of 0 stands for the plan's.
         device: auto, cpu, cuda or mps.
@@ -67,6 +69,8 @@ class RunSettings:
     fold: int = 0
     plan: Path | None = None
     memory_gb: float = 8.0
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    initial: Path | None = None
     cache: Path | None = None
     epochs: int = 1000
     steps_per_epoch: int = 250
@@ -88,6 +92,7 @@ class Run:
     fingerprint: Fingerprint
     plan: Plan
     teacher: ModelPackage | None
+    initial: ModelPackage | None
     trainer: Trainer
 
 
@@ -128,10 +133,14 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     device = choose_device(settings.device)
     dtype = autocast_dtype(device, settings.precision)
     distiller = _distiller(settings, plan, dataset.label_set, teacher, dtype).to(device)
+    initial = None if settings.initial is None else ModelPackage.open(settings.initial)
+    if initial is not None:
+        require_same_task(initial, dataset)
+        load_weights(distiller.student, initial.weights(0))
     trainer = Trainer(
         schedule,
         distiller,
-        PatchDataset(cases, plan, dataset.label_set, settings.seed, schedule.samples),
+        PatchDataset(cases, plan, dataset.label_set, settings.seed, schedule.samples, settings.mirror_axes),
         settings.output,
         device=device,
         settings={
@@ -139,6 +148,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
             "plan": plan.to_nnunet(),
             "orientation": orientation,
             "teacher": None if teacher is None else teacher.checksum,
+            "initial": None if initial is None else initial.checksum,
+            "mirror axes": list(settings.mirror_axes),
             "losses": dict(settings.losses),
             "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
             "ramp": settings.ramp,
@@ -149,7 +160,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     )
     if resume and (settings.output / CHECKPOINT).is_file():  # a run killed in its first epoch has none yet
         trainer.resume()
-    return Run(settings, dataset, split, fingerprint, plan, teacher, trainer)
+    return Run(settings, dataset, split, fingerprint, plan, teacher, initial, trainer)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -268,6 +279,18 @@ def parse_losses(text: str) -> dict[str, float]:
         except ValueError as error:
             raise ReCoKDError(f"{part!r} is not NAME=WEIGHT. Write the losses as reco=1,logits=0.5.") from error
     return losses
+
+
+def parse_mirror_axes(text: str) -> tuple[int, ...]:
+    """``0,2`` to axes; ``none`` or nothing to no axis.
+
+    Raises:
+        ReCoKDError: It names anything but 0, 1 and 2.
+    """
+    names = [] if text.strip().lower() in ("", "none") else [part.strip() for part in text.split(",")]
+    if not set(names) <= {"0", "1", "2"}:
+        raise ReCoKDError(f"The mirror axes {text!r} are not among 0, 1 and 2. Write them as 0,1,2 or none.")
+    return tuple(sorted({int(name) for name in names}))
 
 
 def parse_loss_options(text: str) -> dict[str, dict[str, Any]]:

@@ -79,6 +79,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         label_set: Classes to centre on.
         seed: Of the run.
         length: Number of samples of the whole run.
+        mirror_axes: Axes that augmentation may flip.
         augment: Whether to augment (else the patch is cut without margin).
     """
 
@@ -89,6 +90,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         label_set: LabelSet,
         seed: int,
         length: int,
+        mirror_axes: tuple[int, ...] = (0, 1, 2),
         augment: bool = True,
     ) -> None:
         self.cases = tuple(cases)
@@ -96,7 +98,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.length = length
         self.patch_size: Int3 = plan.patch_size
         self.source_size: Int3 = source_patch_size(plan.patch_size) if augment else plan.patch_size
-        self.transforms = training_transforms(plan) if augment else None
+        self.transforms = training_transforms(plan, mirror_axes) if augment else None
         self.has_ignore = label_set.ignore_label is not None
         self._locations: dict[int, dict[str, npt.NDArray[np.int32]]] = {}
 

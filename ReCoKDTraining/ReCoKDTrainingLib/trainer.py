@@ -153,8 +153,10 @@ class Trainer:
             )
             self.epoch = epoch + 1
             self.save()
+            seconds = self.history[-1]["seconds"]
+            left = math.ceil(seconds * (schedule.epochs - self.epoch) / 60)
             self.progress.say(
-                f"epoch {epoch + 1}/{schedule.epochs}  {time.perf_counter() - begun:.0f} s  "
+                f"epoch {self.epoch}/{schedule.epochs}  {seconds:.0f} s, {left} min left  "
                 + "  ".join(f"{name} {value:.4f}" for name, value in row.items())
             )
 

@@ -159,3 +159,16 @@ def test_masked_channels_stay_zero_outside(
     patches = PatchDataset(cases, plan, dataset.label_set, 0, 40)
     shapes = {tuple(patches[n][0].shape) for n in range(40)}
     assert shapes == {(1, *patch)}
+
+
+def test_only_the_given_axes_are_mirrored(dataset: NnunetRawDataset, cached: tuple[CachedCase, ...]) -> None:
+    """Blob 1 lies before blob 2 along every axis, unless that axis was flipped."""
+    for allowed in ((), (2,)):
+        patches = PatchDataset(cached, PLAN, dataset.label_set, 0, 120, allowed)
+        flipped = np.zeros(3, dtype=int)
+        for index in range(120):
+            labels = patches[index][1][0].numpy()
+            if (labels == 1).sum() > 100 and (labels == 2).sum() > 100:
+                flipped += np.argwhere(labels == 1).mean(0) > np.argwhere(labels == 2).mean(0)
+        assert (flipped[:2] == 0).all()
+        assert (flipped[2] > 10) == (2 in allowed)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.segment import segment
@@ -194,3 +195,22 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(raw_dataset: Pa
     (tmp_path / "run" / "blobs-x4-plain.recokd.zip").unlink()
     assert main([*arguments, "--resume"]) == 0
     assert (tmp_path / "run" / "blobs-x4-plain.recokd.zip").is_file()
+
+
+def test_training_goes_on_from_given_weights(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(tmp_path / "run"), *SHORT]
+    assert main([*arguments, "--initial", str(teacher), "--learning-rate", "0.000001", "--mirror-axes", "2"]) == 0
+    package, first = (ModelPackage.open(p) for p in (tmp_path / "run" / "blobs-teacher.recokd.zip", teacher))
+    moved = [(a - first.weights(0)[key]).abs().max().item() for key, a in package.weights(0).items()]
+    assert 0 < max(moved) < 1e-3
+    assert package.card.mirror_axes == (2,)
+    assert package.card.training.options["initial weights"] == f"blobs-teacher {first.checksum}"
+
+
+def test_mirror_axes_in_words() -> None:
+    from ReCoKDTrainingLib.runs import parse_mirror_axes
+
+    assert parse_mirror_axes("2, 0") == (0, 2)
+    assert parse_mirror_axes("none") == ()
+    with pytest.raises(ReCoKDError, match="not among 0, 1 and 2"):
+        parse_mirror_axes("3")
