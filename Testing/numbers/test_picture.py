@@ -245,7 +245,7 @@ def test_without_a_3d_view_the_slices_remain(
 
     monkeypatch.setattr(subprocess, "run", run)
     if way == "no python":
-        monkeypatch.setattr(sys, "executable", "/opt/Slicer/SlicerApp-real")
+        monkeypatch.setattr(sys, "executable", "/Applications/Slicer/SlicerApp-real")
         monkeypatch.setenv("PATH", str(tmp_path))
     made = write_picture(*two_blobs(), SEGMENTS, tmp_path / "a.png")
     assert not made.has_surface_view
