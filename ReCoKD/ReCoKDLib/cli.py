@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReCoKDError as error:
         print(f"recokd: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `recokd inspect ... | head`; what is not yet written must not fail at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
@@ -80,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, type=Path, metavar="MODEL", help="NAME.recokd.zip, or a folder")
     command.add_argument("--fold", default="0", help="0 to 4, or all (default 0)")
     command.add_argument("--checkpoint", default="final", choices=("final", "best"))
+    command.add_argument(
+        "--orientation",
+        metavar="RAS",
+        help="axis codes that all training images had; inputs are brought there before they are segmented "
+        "(default: they are taken as they are, as nnU-Net does)",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace an existing model")
     command.set_defaults(run=_import_nnunet)
 
@@ -130,9 +140,8 @@ def _segment(arguments: argparse.Namespace) -> None:
             mirroring=arguments.mirroring,
             overwrite=arguments.overwrite,
             progress=progress,
+            warn=lambda warning: print(f"recokd: warning: {warning}", file=sys.stderr, flush=True),
         )
-    for warning in result.warnings:
-        print(f"recokd: warning: {warning}", file=sys.stderr)
     for size in segment_sizes(result.labels, result.label_set.segments):
         print(f"{size.segment.name}: {size.millilitres:.3f} ml ({size.voxels} voxels)")
     print(f"Segmented by {result.student} in {result.seconds:.1f} s: {arguments.output}")
@@ -150,6 +159,7 @@ def _import_nnunet(arguments: argparse.Namespace) -> None:
         arguments.output,
         fold=arguments.fold,
         checkpoint=arguments.checkpoint,
+        orientation=arguments.orientation,
         overwrite=arguments.overwrite,
     )
     package = ModelPackage.open(path)

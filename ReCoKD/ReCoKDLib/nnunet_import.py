@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,13 @@ class NnunetModel:
 
 
 def import_nnunet(
-    results: Path, output: Path, *, fold: str = "0", checkpoint: str = "final", overwrite: bool = False
+    results: Path,
+    output: Path,
+    *,
+    fold: str = "0",
+    checkpoint: str = "final",
+    orientation: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Make a teacher's package of one fold.
 
@@ -52,6 +58,8 @@ def import_nnunet(
         output: The package: a folder, or a file that ends in ``.zip``.
         fold: ``"0"`` to ``"4"``, or ``"all"``.
         checkpoint: ``"final"`` or ``"best"``.
+        orientation: Axis codes (``"RAS"``) that all training images had, so that inputs are brought there; None
+            takes them as they are, as nnU-Net does.
         overwrite: Replace an existing package.
 
     Raises:
@@ -62,7 +70,8 @@ def import_nnunet(
     """
     require_new(output, overwrite)
     model = read_results(results, _model_name(output), fold=fold, checkpoint=checkpoint)
-    return write_package(output, model.card, model.plan, model.label_set, [model.weights], overwrite)
+    card = replace(model.card, orientation=orientation)
+    return write_package(output, card, model.plan, model.label_set, [model.weights], overwrite)
 
 
 def read_results(results: Path, name: str, *, fold: str = "0", checkpoint: str = "final") -> NnunetModel:

@@ -143,7 +143,7 @@ class Plan:
                     f"The plan normalises channel {channel} by {scheme!r}, which is not known here. "
                     f"Known: {', '.join(NORMALIZATION_SCHEMES)}."
                 )
-            if scheme == "CTNormalization" and not _CT_PROPERTIES <= self.intensity_properties[channel].keys():
+            if scheme == "CTNormalization" and not self.intensity_properties[channel].keys() >= _CT_PROPERTIES:
                 raise PlanError(
                     f"The plan normalises channel {channel} as CT but lacks its intensities "
                     f"({', '.join(sorted(_CT_PROPERTIES))}). Restore plans.json."

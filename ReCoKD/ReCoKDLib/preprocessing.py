@@ -94,26 +94,20 @@ def _normalised(image: Array, mask: npt.NDArray[np.bool_], plan: Plan, channel: 
     """One channel by its nnU-Net scheme, in float32."""
     scheme = plan.normalization_schemes[channel]
     epsilon = 1e-8
+    result: Array = image.copy()
     if scheme == "ZScoreNormalization":
-        if plan.use_mask_for_norm[channel]:
-            inside = image[mask]
-            result: Array = image.copy()
-            result[mask] = (inside - inside.mean()) / max(inside.std(), epsilon)
-            return result
-        result = (image - image.mean()) / max(image.std(), epsilon)
-        return result
-    if scheme == "CTNormalization":
+        inside = mask if plan.use_mask_for_norm[channel] else ...
+        result[inside] = (image[inside] - image[inside].mean()) / max(image[inside].std(), epsilon)
+    elif scheme == "CTNormalization":
         known = plan.intensity_properties[channel]
-        clipped = np.clip(image, known["percentile_00_5"], known["percentile_99_5"])
-        result = (clipped - np.float32(known["mean"])) / np.float32(max(known["std"], epsilon))
-        return result
-    if scheme == "RescaleTo01Normalization":
+        result = np.clip(image, known["percentile_00_5"], known["percentile_99_5"])
+        result = (result - np.float32(known["mean"])) / np.float32(max(known["std"], epsilon))
+    elif scheme == "RescaleTo01Normalization":
         result = image - image.min()
-        return result / max(result.max(), epsilon)
-    if scheme == "RGBTo01Normalization":
+        result = result / max(result.max(), epsilon)
+    elif scheme == "RGBTo01Normalization":
         result = image / np.float32(255)
-        return result
-    return image  # NoNormalization
+    return result
 
 
 def restore_grid(logits: Array, case: PreprocessedCase, plan: Plan) -> Array:

@@ -52,6 +52,7 @@ def segment(
     mirroring: bool = False,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> SegmentationResult:
     """Segment one case.
 
@@ -63,6 +64,7 @@ def segment(
         mirroring: Average over flips: a little better, several times as slow.
         progress: Called with the finished fraction, from 0 to 1.
         cancelled: Asked between tiles.
+        warn: Told, before the work begins, each thing in the input that does not fit the card; the result has them too.
 
     Raises:
         InputError: Grids differ, the number of channels is wrong, voxels are not numbers or all the same, or a
@@ -75,6 +77,9 @@ def segment(
     volume = stack_channels([volumes] if isinstance(volumes, Volume) else list(volumes))
     wanted = package.label_set.subset(labels)
     warnings = check_input(volume, package.card, package.plan)
+    if warn is not None:
+        for warning in warnings:
+            warn(warning)
     predictor = Predictor.from_package(package, device, mirroring)
     prediction = predictor.predict(volume, segments=wanted, progress=progress, cancelled=cancelled)
     return SegmentationResult(
@@ -100,6 +105,7 @@ def segment_files(
     overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> SegmentationResult:
     """Segment one case from files to a file, with a table and a picture if wanted.
 
@@ -130,6 +136,7 @@ def segment_files(
         mirroring=mirroring,
         progress=progress,
         cancelled=cancelled,
+        warn=warn,
     )
     segments = result.label_set.segments
     if full_suffix(output).lower() == SEGMENTATION_SUFFIX:

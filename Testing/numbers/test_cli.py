@@ -271,3 +271,14 @@ def test_it_runs_as_a_module(tmp_path: Path, repository: Path) -> None:
     assert missing.returncode == 2
     assert missing.stderr.startswith("recokd: There is no model package")
     assert "Traceback" not in missing.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
+def test_a_reader_that_leaves_early_is_no_error(student: Path, repository: Path) -> None:
+    command = [sys.executable, "-m", "ReCoKDLib", "inspect", str(student)]
+    environment = {**os.environ, "PYTHONPATH": str(repository / "ReCoKD"), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -217,3 +217,10 @@ def test_the_shared_teacher_is_read(shared_data: Path, tmp_path: Path) -> None:
     assert [s.name for s in package.label_set.segments] == ["Anterior", "Posterior"]
     assert "SCT^5366008^Hippocampus~SCT^255549009^Anterior" in package.label_set.segments[0].terminology
     assert package.card.mirror_axes == (0, 1, 2)
+
+
+def test_the_orientation_of_the_training_images_can_be_told(results: Results, tmp_path: Path) -> None:
+    model = import_nnunet(results(), tmp_path / "turned.recokd.zip", orientation="LPS")
+    assert ModelPackage.open(model).card.orientation == "LPS"
+    with pytest.raises(PackageError, match="axis codes such as 'RAS'"):
+        import_nnunet(results(), tmp_path / "wrong.recokd.zip", orientation="XYZ")

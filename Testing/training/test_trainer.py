@@ -11,7 +11,6 @@ import torch
 from plans import small_plan
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.networks import build_network
-from ReCoKDTrainingLib import trainer as trainer_module
 from ReCoKDTrainingLib.cache import CachedCase, preprocess_cases
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
 from ReCoKDTrainingLib.distiller import Distiller, EncoderDecoderRecorder, WeightedLoss
@@ -100,7 +99,8 @@ def test_resuming_gives_the_same_weights_bit_for_bit(
         pass
 
     broken = make(dataset, cached, tmp_path / "broken", schedule)
-    step, done = broken._step, []
+    step = broken._step
+    done: list[int] = []
 
     def killed_in_the_second_epoch(*arguments):  # type: ignore[no-untyped-def]
         if len(done) == 4:
@@ -187,7 +187,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         path.write_bytes(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
-    monkeypatch.setattr(trainer_module.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ReCoKDError, match="could not be written.*--resume"):
         trainer.save()
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == good
