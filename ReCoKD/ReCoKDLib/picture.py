@@ -131,7 +131,7 @@ def _draw(
     sizes = segment_sizes(labels, segments)
     found = [size for size in sizes if size.voxels]
     shown = volume.with_array(volume.array[:1]).reoriented("RAS")
-    labels_shown = labels.reoriented("RAS")
+    labels_shown = volume.with_array(labels.array).reoriented("RAS")
     if found:
         largest = max(found, key=lambda size: size.voxels).segment
         centre = _centre(segment_mask(labels_shown.array[0], largest))

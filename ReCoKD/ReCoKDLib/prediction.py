@@ -186,5 +186,6 @@ class Predictor:
 
     def _on_grid_of(self, volume: Volume, array: np.ndarray) -> Volume:
         """Undo :meth:`_oriented`: voxels come back in the volume's own order."""
-        oriented = self._oriented(volume).with_array(array)
-        return volume.with_array(oriented.reoriented(volume.axis_codes).array if self.orientation else array)
+        if self.orientation is None:
+            return volume.with_array(array)
+        return volume.with_reoriented_array(array, self.orientation)

@@ -72,7 +72,8 @@ class Volume:
         Each world axis is used once, also for 45-degree obliques (best assignment overall).
         """
         directions = self.ijk_to_ras[:3, :3] / np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
-        best = max(_PERMUTATIONS, key=lambda p: sum(abs(directions[p[axis], axis]) for axis in range(3)))
+        # Rounded, so that of equally good ones the first is taken, whatever the last binary digits say.
+        best = max(_PERMUTATIONS, key=lambda p: round(sum(abs(directions[p[axis], axis]) for axis in range(3)), 6))
         return "".join(_WORLD_AXES[best[axis]][int(directions[best[axis], axis] > 0)] for axis in range(3))
 
     def with_array(self, array: Array, name: str | None = None) -> Volume:
@@ -99,22 +100,37 @@ class Volume:
         Raises:
             ValueError: ``axis_codes`` does not name each world axis once.
         """
+        source, flipped = self._way_to(axis_codes)
+        array = self.array.transpose(0, *(1 + (2 - source[2 - axis]) for axis in range(3)))
+        matrix = self.ijk_to_ras.copy()
+        matrix[:3, :3] = self.ijk_to_ras[:3, source]
+        for new_axis in flipped:
+            array_axis = 3 - new_axis
+            matrix[:3, 3] += matrix[:3, new_axis] * (array.shape[array_axis] - 1)
+            matrix[:3, new_axis] *= -1
+            array = np.flip(array, array_axis)
+        return replace(self, array=np.ascontiguousarray(array), ijk_to_ras=matrix)
+
+    def with_reoriented_array(self, array: Array, axis_codes: str) -> Volume:
+        """Other voxels on this grid, given in the order of ``reoriented(axis_codes)``: the exact way back.
+
+        Reorienting that result once more would have to guess this volume's axes anew, and of an oblique at 45
+        degrees might guess others.
+        """
+        source, flipped = self._way_to(axis_codes)
+        unflipped = np.flip(array, [3 - new_axis for new_axis in flipped])
+        back = np.argsort([2 - source[2 - axis] for axis in range(3)])
+        return self.with_array(np.ascontiguousarray(unflipped.transpose(0, *(1 + back))))
+
+    def _way_to(self, axis_codes: str) -> tuple[list[int], list[int]]:
+        """For each new (i, j, k) axis which old one it is, and the new axes that run the other way."""
         wanted = [next((w for w, ends in enumerate(_WORLD_AXES) if code in ends), -1) for code in axis_codes]
         if sorted(wanted) != [0, 1, 2]:
             raise ValueError(f"{axis_codes!r} is not an orientation such as 'RAS'")
         codes = self.axis_codes
         world = [next(w for w, ends in enumerate(_WORLD_AXES) if code in ends) for code in codes]
-        source = [world.index(w) for w in wanted]  # for each new (i, j, k) axis: which old one
-        array = self.array.transpose(0, *(1 + (2 - source[2 - axis]) for axis in range(3)))
-        matrix = self.ijk_to_ras.copy()
-        matrix[:3, :3] = self.ijk_to_ras[:3, source]
-        for new_axis, (code, old_axis) in enumerate(zip(axis_codes, source, strict=True)):
-            if codes[old_axis] != code:
-                array_axis = 3 - new_axis
-                matrix[:3, 3] += matrix[:3, new_axis] * (array.shape[array_axis] - 1)
-                matrix[:3, new_axis] *= -1
-                array = np.flip(array, array_axis)
-        return replace(self, array=np.ascontiguousarray(array), ijk_to_ras=matrix)
+        source = [world.index(w) for w in wanted]
+        return source, [axis for axis in range(3) if codes[source[axis]] != axis_codes[axis]]
 
 
 _PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))

@@ -99,8 +99,9 @@ def preprocess_cases(
 def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orientation: str | None) -> None:
     volume, labels = load_case(case, label_set, plan.channels)
     if orientation is not None:
+        if labels is not None:  # by the image's matrix: the label map's own may be rounded
+            labels = volume.with_array(labels.array).reoriented(orientation)
         volume = volume.reoriented(orientation)
-        labels = None if labels is None else labels.reoriented(orientation)
     prepared = preprocess(volume, plan, labels)
     assert prepared.labels is not None, "only labelled cases are cached"
     with atomic_folder(target) as temporary:
