@@ -112,6 +112,11 @@ def _read_dicom_folder(path: Path) -> sitk.Image:
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"The DICOM series in {path} could not be read ({_reason(error)}).") from error
+    if not all(reader.HasMetaDataKey(n, _POSITION) for n in range(len(names))):
+        raise InputError(
+            f"The DICOM series in {path} does not say where its slices lie (no Image Position), as screenshots and "
+            "scanned films do not. Choose the original series."
+        )
     deviation = _unevenness([reader.GetMetaData(n, _POSITION) for n in range(len(names))], image)
     if deviation > _UNEVEN_SLICES * image.GetSpacing()[2]:
         raise InputError(
@@ -146,7 +151,8 @@ def write_label_map(labels: Volume, path: Path, overwrite: bool = False) -> None
 
     if full_suffix(path).lower() not in LABEL_MAP_SUFFIXES:
         raise OutputError(f"{path} cannot be written as a label map. Use one of {', '.join(LABEL_MAP_SUFFIXES)}.")
-    image = sitk.GetImageFromArray(label_array(labels.array[0]))
+    array = label_array(labels.array[0])
+    image = sitk.GetImageFromArray(array)
     lps = _LPS_TO_RAS @ labels.ijk_to_ras
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
@@ -155,6 +161,9 @@ def write_label_map(labels: Volume, path: Path, overwrite: bool = False) -> None
     with atomic_file(path, overwrite) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            # On a full disk ITK's NIfTI writer ends as if all were well: only what can be read was written.
+            if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(temporary))), array):
+                raise RuntimeError("the file is not whole")
         except RuntimeError as error:
             raise OutputError(
                 f"{path} could not be written ({_reason(error)}). Nothing was changed. "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import SimpleITK as sitk
 
 from geometries import Matrix, oblique_left_handed
 from ReCoKDLib.errors import InputError, OutputError
-from ReCoKDLib.image_io import read_volume, write_label_map
+from ReCoKDLib.image_io import LABEL_MAP_SUFFIXES, read_volume, write_label_map
 from ReCoKDLib.volume import Volume
 
 
@@ -72,6 +75,17 @@ def test_a_dicom_folder_is_one_volume(tmp_path: Path) -> None:
 def test_a_dicom_series_with_a_missing_slice_is_refused(tmp_path: Path) -> None:
     write_dicom_series(tmp_path, [0.0, 2.0, 4.0, 8.0, 10.0])
     with pytest.raises(InputError, match="unevenly spaced.*missing"):
+        read_volume(tmp_path)
+
+
+def test_a_dicom_series_without_positions_is_refused(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    write_dicom_series(tmp_path, [0, 2, 4])
+    for file in tmp_path.iterdir():
+        slice_ = pydicom.dcmread(file)
+        del slice_.ImagePositionPatient
+        slice_.save_as(file)
+    with pytest.raises(InputError, match="does not say where its slices lie"):
         read_volume(tmp_path)
 
 
@@ -149,3 +163,34 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OutputError, match=r"No space left on device\). Nothing was changed"):
         write_label_map(Volume(np.zeros((1, 2, 2, 2)), np.eye(4)), tmp_path / "a.nrrd")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+@pytest.mark.parametrize("suffix", LABEL_MAP_SUFFIXES)
+def test_a_full_disk_leaves_the_old_file(repository: Path, tmp_path: Path, suffix: str) -> None:
+    """A file that may not grow stands for a disk that is full."""
+    path = tmp_path / f"labels{suffix}"
+    path.write_text("precious")
+    code = f"""
+import resource, signal
+import numpy as np
+import os
+import subprocess
+import sys
+from pathlib import Path
+from ReCoKDLib.errors import OutputError
+from ReCoKDLib.image_io import write_label_map
+from ReCoKDLib.volume import Volume
+noise = np.random.default_rng(0).integers(0, 200, (1, 40, 40, 40), dtype=np.uint8)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_label_map(Volume(noise, np.eye(4)), Path({str(path)!r}), overwrite=True)
+except OutputError as error:
+    print("refused:", error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(repository / "ReCoKD")}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "refused:" in run.stdout, run.stderr
+    assert path.read_text() == "precious"
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
