@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from .card import Card, ChannelInfo, Licences, TrainingRecord
 from .errors import DatasetError, InputError, PackageError, PlanError
-from .files import read_json, require_new, sha256
+from .files import read_json, sha256
 from .labels import LabelSet
-from .package import write_package
+from .package import require_package_place, write_package
 from .package_files import PACKAGE_SUFFIX
 from .plan import Plan
 
@@ -68,7 +68,7 @@ def import_nnunet(
         PackageError: The checkpoint is damaged or holds more than plain data.
         OutputError: The package exists or cannot be written.
     """
-    require_new(output, overwrite)
+    require_package_place(output, overwrite)
     model = read_results(results, _model_name(output), fold=fold, checkpoint=checkpoint)
     card = replace(model.card, orientation=orientation)
     return write_package(output, card, model.plan, model.label_set, [model.weights], overwrite)

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 from .bundle_metadata import INFERENCE_CONFIG, dataset_json, monai_metadata
 from .card import DTYPES, Card
 from .card_text import card_markdown, licence_text
-from .errors import PackageError
-from .files import atomic_file, atomic_folder
+from .errors import OutputError, PackageError
+from .files import atomic_file, atomic_folder, require_new
 from .labels import LabelSet, Segment
 from .package_files import CHECKSUMS, GET_AGAIN, METADATA, PackageFiles, open_package_files, require_inside
 from .plan import Plan
@@ -168,9 +168,11 @@ def write_package(
     Raises:
         PlanError: The weights do not fit the plan's network.
         PackageError: Card and plan contradict each other, or the weights are not finite in ``dtype``.
-        OutputError: It exists and ``overwrite`` is False, or cannot be written.
+        OutputError: It exists and ``overwrite`` is False, it is something else than a package, or it cannot be
+            written.
     """
     path = Path(path)
+    require_package_place(path, overwrite)
     if len(card.channels) != plan.channels:
         raise PackageError(
             f"The card names {len(card.channels)} input channel(s), the plan {plan.channels}. Make them agree."
@@ -213,6 +215,24 @@ def write_package(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
     return path
+
+
+def require_package_place(path: Path, overwrite: bool) -> None:
+    """Check before any work is done that a package can be written here; ``overwrite`` replaces packages only.
+
+    Raises:
+        OutputError: It exists and ``overwrite`` is False, it is something else than a package, or its folder
+            cannot be written.
+    """
+    require_new(path, overwrite)
+    is_package = (path / METADATA).is_file() or (path / CHECKSUMS).is_file()
+    if path.is_dir() and not is_package and any(path.iterdir()):
+        raise OutputError(f"{path} is a folder with other things than a model package. Choose another name.")
+    if path.is_dir() == (path.suffix.lower() == ".zip") and path.exists():
+        raise OutputError(
+            f"{path} is {'a folder' if path.is_dir() else 'a file'}, which this model would replace. "
+            "Choose another name: NAME.recokd.zip for a file, any other for a folder."
+        )
 
 
 def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:

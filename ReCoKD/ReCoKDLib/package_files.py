@@ -186,7 +186,8 @@ class _Archive:
             raise
 
     def _checked_names(self) -> frozenset[str]:
-        entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        everything = self._archive.infolist()
+        entries = [entry for entry in everything if not entry.is_dir()]
         names = frozenset(entry.filename for entry in entries)
         if METADATA not in names and CHECKSUMS not in names:
             raise _not_a_package(self._path, names)
@@ -194,9 +195,10 @@ class _Archive:
             raise PackageError(f"{self._path} holds {len(entries)} files: too many for a model package.")
         if len({name.casefold() for name in names}) != len(entries):
             raise PackageError(f"{self._path} holds two files of the same name. {_DO_NOT_USE}")
-        for entry in entries:
+        for entry in everything:
             # orig_filename: what `filename` makes of a backslash or a null differs between systems
-            require_inside(self._path, entry.orig_filename)
+            require_inside(self._path, entry.orig_filename.removesuffix("/"))
+        for entry in entries:
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise PackageError(
                     f"{entry.filename} in {self._path} is a link and may lead out of the package. " + _DO_NOT_USE

@@ -62,12 +62,14 @@ def small_weights(plan: Plan, seed: int = 0) -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
-def small_package(path: Path, name: str = "blobs-x4", *, folds: int = 1, dtype: str = "float32", **card: Any) -> Path:
+def small_package(
+    path: Path, name: str = "blobs-x4", *, folds: int = 1, dtype: str = "float32", overwrite: bool = False, **card: Any
+) -> Path:
     """Write a package whose network has two stages."""
     plan = small_plan(features=TWO_WIDE)
     weights = [small_weights(plan, seed) for seed in range(folds)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_package(path, small_card(name, **card), plan, TWO_LABELS, weights, dtype=dtype)
+    return write_package(path, small_card(name, **card), plan, TWO_LABELS, weights, overwrite, dtype)
 
 
 def contents_of(path: Path) -> dict[str, bytes]:

@@ -187,6 +187,24 @@ def test_overwriting_replaces_the_whole(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_overwriting_replaces_packages_only(tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="other things than a model package"):
+        small_package(documents, overwrite=True)
+    assert (documents / "thesis.txt").read_text() == "years of work"
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"an image")
+    with pytest.raises(OutputError, match="a file, which this model would replace"):
+        small_package(scan, overwrite=True)
+    assert scan.read_bytes() == b"an image"
+    folder = small_package(tmp_path / "blobs").rename(tmp_path / "blobs.recokd.zip")
+    with pytest.raises(OutputError, match="a folder, which this model would replace"):
+        small_package(folder, overwrite=True)
+    assert ModelPackage.open(folder).card.folds == 1
+
+
 @FORMS
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_or_a_break_leaves_nothing_half_written(

@@ -181,6 +181,7 @@ OUTSIDE = (
     "./evil.json",
     "evil.json.",
     "evil.json:stream",
+    "../folder/",
 )
 
 
