@@ -179,22 +179,8 @@ class Plan:
             raise PlanError(
                 "This is not a plan of nnU-Net v2 (it has no 'configurations'). Plans of v1 must be redone."
             )
-        configurations = plans["configurations"]
-        if configuration not in configurations:
-            raise PlanError(f"The plan has no configuration {configuration!r}. It has: {', '.join(configurations)}.")
-        chosen = dict(configurations[configuration])
-        seen = {configuration}
-        while parent := chosen.pop("inherits_from", None):
-            if parent in seen or parent not in configurations:
-                raise PlanError(f"The plan's configuration {configuration!r} inherits from {parent!r} wrongly.")
-            seen.add(parent)
-            chosen = {**configurations[parent], **chosen}
-        if chosen.get("previous_stage"):
-            raise PlanError(
-                "This configuration is the second stage of a cascade, which is not supported. Use 3d_fullres."
-            )
         try:
-            return cls._from_configuration(plans, configuration, chosen)
+            return cls._from_configuration(plans, configuration, _inherited(plans["configurations"], configuration))
         except KeyError as error:
             raise PlanError(f"The plan lacks {error}. Restore plans.json.") from error
         except (TypeError, ValueError, AttributeError) as error:
@@ -286,6 +272,22 @@ class Plan:
                 str(channel): dict(values) for channel, values in enumerate(self.intensity_properties)
             },
         }
+
+
+def _inherited(configurations: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """One configuration with what it inherits from others."""
+    if configuration not in configurations:
+        raise PlanError(f"The plan has no configuration {configuration!r}. It has: {', '.join(configurations)}.")
+    chosen = dict(configurations[configuration])
+    seen = {configuration}
+    while parent := chosen.pop("inherits_from", None):
+        if parent in seen or parent not in configurations:
+            raise PlanError(f"The plan's configuration {configuration!r} inherits from {parent!r} wrongly.")
+        seen.add(parent)
+        chosen = {**configurations[parent], **chosen}
+    if chosen.get("previous_stage"):
+        raise PlanError("This configuration is the second stage of a cascade, which is not supported. Use 3d_fullres.")
+    return chosen
 
 
 DEFAULT_RESAMPLING: Mapping[str, Mapping[str, Any]] = {

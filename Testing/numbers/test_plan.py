@@ -62,6 +62,9 @@ def with_class(name: str) -> dict[str, Any]:
         (changed(resampling_fn_data="resample_my_way"), "3d_fullres", "resamples by 'resample_my_way'"),
         (changed(use_mask_for_norm=[False, False]), "3d_fullres", "different number of channels"),
         (changed(spacing=[0.0, 1.0, 1.0]), "3d_fullres", "must be positive"),
+        ({"configurations": None}, "3d_fullres", "malformed"),
+        ({"configurations": {"3d_fullres": "large"}}, "3d_fullres", "malformed"),
+        ({"configurations": {"3d_fullres": {"inherits_from": ["2d"]}}}, "3d_fullres", "malformed"),
         (with_class("os.system"), "3d_fullres", "'os.system', which is not on the list"),
     ],
 )
