@@ -20,8 +20,11 @@ ANISOTROPY_THRESHOLD = 3.0
 def resampled_shape(
     shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
 ) -> tuple[int, int, int]:
-    """Voxels along each axis after resampling from ``spacing`` to ``new_spacing`` (mm, same axis order)."""
-    a, b, c = (round(old / new * n) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+    """Voxels along each axis after resampling from ``spacing`` to ``new_spacing`` (mm, same axis order).
+
+    One at least, which only images smaller than half a new voxel need, as those with their spacing in metres.
+    """
+    a, b, c = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
     return int(a), int(b), int(c)
 
 

@@ -65,6 +65,15 @@ def test_the_order_of_axes_in_the_file_changes_nothing(codes: str, two_blobs: Tw
     assert by_place(one) == by_place(other)
 
 
+def test_an_image_smaller_than_a_voxel_of_the_network_is_taken(two_blobs: TwoBlobs) -> None:
+    """As when a header has its spacing in metres: input_check warns of it."""
+    image, _ = two_blobs()
+    tiny = Volume(image.array, np.diag([1e-3, 1e-3, 1e-3, 1.0]))
+    plan = small_plan()
+    predictor = Predictor(plan, TWO_LABELS, [build_network(plan.architecture, 1, 3)])
+    assert predictor.predict(tiny).labels.same_grid(tiny)
+
+
 def test_probabilities_are_on_the_same_grid_and_sum_to_one(two_blobs: TwoBlobs) -> None:
     image, _ = two_blobs(ijk_to_ras=GEOMETRIES["oblique-left-handed"]())
     air = image.array.copy()
