@@ -81,18 +81,12 @@ def write_picture(
         MissingDependencyError: Matplotlib is not installed.
         ValueError: The label map lies on another grid.
     """
-    if path.suffix.lower() != ".png":
-        raise OutputError(f"{path} cannot be written as a picture. Give it a name that ends in .png.")
+    require_picture(path)
     if not volume.same_grid(labels):
         raise ValueError(f"labels on the grid {labels.shape} do not fit the volume's {volume.shape}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Matplotlib, which draws the picture, is not installed. Install it (pip install matplotlib), "
-            "or run without the picture."
-        ) from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with atomic_file(path, overwrite) as temporary:
         # A figure and canvas of its own: pyplot's global state may be in use elsewhere in this process.
         figure = Figure(dpi=_DPI, facecolor="white")
@@ -100,6 +94,24 @@ def write_picture(
         notes, has_surface_view = _draw(figure, volume, labels, segments, title)
         figure.savefig(temporary, format="png", facecolor="white")
     return Picture(path, has_surface_view, notes)
+
+
+def require_picture(path: Path) -> None:
+    """Check before any work is done that a picture of this name can be drawn.
+
+    Raises:
+        OutputError: The name does not end in .png.
+        MissingDependencyError: Matplotlib is not installed.
+    """
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path} cannot be written as a picture. Give it a name that ends in .png.")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Matplotlib, which draws the picture, is not installed. Install it (pip install matplotlib), "
+            "or run without the picture."
+        ) from error
 
 
 class _Page:

@@ -13,7 +13,7 @@ from .image_io import LABEL_MAP_SUFFIXES, read_volume, write_label_map
 from .input_check import check_input
 from .labels import LabelSet
 from .package import ModelPackage
-from .picture import write_picture
+from .picture import require_picture, write_picture
 from .prediction import Predictor
 from .students import find_student
 from .table import write_table
@@ -128,6 +128,8 @@ def segment_files(
     package = student if isinstance(student, ModelPackage) else find_student(student)
     _check_outputs(inputs, [path for path in (output, table, picture) if path is not None], overwrite)
     _check_format(output)
+    if picture is not None:
+        require_picture(picture)
     result = segment(
         [read_volume(path) for path in inputs],
         package,

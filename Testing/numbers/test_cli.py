@@ -161,6 +161,8 @@ def test_outputs_are_checked_before_the_work(image: Path, student: Path, tmp_pat
     assert "--overwrite" in failed(capsys, *command, tmp_path / "new.nii.gz", "--table", output)
     assert output.read_bytes() == b"mine"
     assert "no suffix that can be written" in failed(capsys, *command, tmp_path / "labels.jpg")
+    assert "ends in .png" in failed(capsys, *command, tmp_path / "new.nii.gz", "--picture", tmp_path / "new.jpg")
+    assert not (tmp_path / "new.nii.gz").exists()
     assert "cannot be made because" in failed(capsys, *command, output / "labels.nii.gz")
     assert main([str(part) for part in (*command, output, "--overwrite")]) == 0
     assert read_volume(output).shape == read_volume(image).shape
