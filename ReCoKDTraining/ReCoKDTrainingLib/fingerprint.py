@@ -30,6 +30,7 @@ FORMAT = 1
 PERCENTILES = (0.5, 50.0, 99.5)
 SAMPLES_PER_CASE = 10_000
 _SEED = 1234
+_WORLD_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ class Fingerprint:
     def spacings(self) -> npt.NDArray[np.float64]:
         """(case, 3): voxel sizes along (k, j, i), mm."""
         return np.array([case.spacing for case in self.cases], dtype=np.float64)
+
+    def spacings_in(self, orientation: str | None) -> npt.NDArray[np.float64]:
+        """:attr:`spacings` after every case is brought to these axis codes; as they are for None."""
+        if orientation is None:
+            return self.spacings
+        spacings = []
+        for case in self.cases:
+            along = {_WORLD_AXIS[code]: mm for code, mm in zip(case.axis_codes, reversed(case.spacing), strict=True)}
+            spacings.append([along[_WORLD_AXIS[code]] for code in reversed(orientation)])
+        return np.array(spacings, dtype=np.float64)
 
     @property
     def shapes_after_crop(self) -> npt.NDArray[np.int64]:

@@ -190,3 +190,12 @@ def test_damaged_fingerprint_is_refused(raw_dataset: Path, change: Any, message:
     change(values)
     with pytest.raises(DatasetError, match=message):
         Fingerprint.from_dict(values)
+
+
+def test_spacings_are_told_in_another_orientation(raw_dataset: Path) -> None:
+    dataset = NnunetRawDataset(raw_dataset)
+    found = fingerprint_dataset(dataset)
+    for codes in ("RAS", "SPL"):
+        expected = [case.volume().reoriented(codes).spacing for case in dataset.cases]
+        np.testing.assert_allclose(found.spacings_in(codes), expected)
+    np.testing.assert_array_equal(found.spacings_in(None), found.spacings)
