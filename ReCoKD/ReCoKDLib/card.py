@@ -159,6 +159,18 @@ class Licences:
     attribution: str = ""
 
 
+def require_name(name: str) -> None:
+    """Check a model's name.
+
+    Raises:
+        PackageError: It is not fit for a file name.
+    """
+    if not _NAME.fullmatch(name):
+        raise PackageError(
+            f"A model cannot be called {name!r}. Use up to 80 letters, digits, dots, hyphens and underscores."
+        )
+
+
 @dataclass(frozen=True)
 class Card:
     """A model in words and numbers.
@@ -201,10 +213,7 @@ class Card:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise PackageError(
-                f"A model cannot be called {self.name!r}. Use up to 80 letters, digits, dots, hyphens and underscores."
-            )
+        require_name(self.name)
         for what, value, allowed in (("role", self.role, ROLES), ("weights' type", self.dtype, DTYPES)):
             if value not in allowed:
                 raise PackageError(f"The model's {what} must be {' or '.join(allowed)}; it is {value!r}.")

@@ -91,9 +91,6 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         precision=arguments.precision,
         workers=arguments.workers,
     )
-    run = prepare_run(settings, progress, arguments.resume)
-    if not run.trainer.finished:
-        run.trainer.run()
     presentation = Presentation(
         name=arguments.name,
         description=arguments.description,
@@ -101,6 +98,9 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         attribution=arguments.attribution,
         dtype=arguments.dtype,
     )
+    run = prepare_run(settings, progress, arguments.resume)
+    if not run.trainer.finished:
+        run.trainer.run()
     progress.say(f"The model is in {finish_run(run, presentation, progress)}")
 
 
@@ -110,11 +110,12 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
 
     from .datasets import NnunetRawDataset, read_split
     from .evaluation import evaluate_cases
-    from .evaluation_report import markdown_table, write_reports
+    from .evaluation_report import markdown_table, require_new_reports, write_reports
     from .runs import require_same_task
 
     if not arguments.models:
         raise InputError("--model is missing. Name the model packages to evaluate.")
+    require_new_reports(arguments.output)
     dataset = NnunetRawDataset(arguments.dataset)
     cases = read_split(dataset, arguments.split, arguments.fold).validation
     results = {}

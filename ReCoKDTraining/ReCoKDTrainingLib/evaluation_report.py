@@ -33,6 +33,18 @@ _COLUMNS = (
 )
 
 
+def require_new_reports(folder: Path, overwrite: bool = False) -> tuple[Path, ...]:
+    """Check before any work is done that the reports can be written; their files.
+
+    Raises:
+        OutputError: One exists and ``overwrite`` is False, or the folder cannot be written.
+    """
+    paths = tuple(Path(folder) / name for name in _FILES)
+    for path in paths:
+        require_new(path, overwrite)
+    return paths
+
+
 def write_reports(
     results: Mapping[str, EvaluationResult], folder: Path, *, overwrite: bool = False
 ) -> tuple[Path, ...]:
@@ -51,9 +63,7 @@ def write_reports(
         OutputError: A file exists and ``overwrite`` is False, or it cannot be written.
     """
     _require_comparable(results)
-    paths = tuple(Path(folder) / name for name in _FILES)
-    for path in paths:
-        require_new(path, overwrite)
+    paths = require_new_reports(folder, overwrite)
     json_path, csv_path, table_path, picture_path = paths
     values = {"format": FORMAT, "models": {name: result.to_dict() for name, result in results.items()}}
     write_json(json_path, values, overwrite)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ReCoKDLib
-from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord
+from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord, require_name
 from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
@@ -37,6 +37,9 @@ class Presentation:
         weights_licence: SPDX identifier; empty takes ``licence`` of ``dataset.json``.
         attribution: Who made the data; empty takes ``reference`` of ``dataset.json``.
         dtype: In which the weights are stored.
+
+    Raises:
+        PackageError: The name is not fit for a file name; said before the training, not after it.
     """
 
     name: str = ""
@@ -44,6 +47,10 @@ class Presentation:
     weights_licence: str = ""
     attribution: str = ""
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.name:
+            require_name(self.name)
 
 
 def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Path:
@@ -84,6 +91,7 @@ def evaluate_package(package: ModelPackage, run: Run, progress: Progress) -> Eva
 def _card(run: Run, presentation: Presentation) -> Card:
     dataset, settings, fingerprint = run.dataset, run.settings, run.fingerprint
     structures = ", ".join(segment.name for segment in dataset.label_set.segments)
+    orientation = run.trainer.settings["orientation"]
     return Card(
         name=presentation.name or _name(run),
         role="teacher" if settings.width == 0 else "student",
@@ -93,8 +101,8 @@ def _card(run: Run, presentation: Presentation) -> Card:
         ),
         description=presentation.description
         or f"Segments {structures} in {', '.join(dataset.channel_names)} (trained on {dataset.name}).",
-        spacing=SpacingInfo.of_cases(fingerprint.spacings.tolist()),
-        orientation=run.trainer.settings["orientation"],
+        spacing=SpacingInfo.of_cases(fingerprint.spacings_in(orientation).tolist()),
+        orientation=orientation,
         mirror_axes=run.settings.mirror_axes,
         training=_training_record(run),
         licences=Licences(

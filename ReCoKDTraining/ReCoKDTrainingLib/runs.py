@@ -100,7 +100,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     """Read and check everything, preprocess, build networks and losses; load the checkpoint when resuming.
 
     Raises:
-        ReCoKDError: Any of the inputs is wrong; nothing has been written then but an empty run folder.
+        ReCoKDError: Any of the inputs is wrong. Nothing is written then but an empty run folder, save where the
+            checkpoint of a run that is resumed does not fit it.
     """
     _check_folder(settings.output, resume)
     require_new(settings.output / PLAN, overwrite=True)  # can the folder be written?
@@ -109,9 +110,27 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
     if teacher is not None:
         require_same_task(teacher, dataset)
-    fingerprint = _fingerprint(settings, dataset, split, progress)
+    initial = None if settings.initial is None else ModelPackage.open(settings.initial)
+    if initial is not None:
+        require_same_task(initial, dataset)
+    fingerprint = _fingerprint(dataset, split, progress)
     plan = _plan(settings, dataset, fingerprint, teacher)
-    write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
+    schedule = Schedule(
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        batch_size=settings.batch_size or plan.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+    )
+    device = choose_device(settings.device)
+    dtype = autocast_dtype(device, settings.precision)
+    distiller = _distiller(settings, plan, dataset.label_set, teacher, dtype).to(device)
+    if initial is not None:
+        load_weights(distiller.student, initial.weights(0))
+    goes_on = resume and (settings.output / CHECKPOINT).is_file()  # a run killed in its first epoch has none yet
+    if not goes_on:
+        write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
+        write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
 
     orientation = fingerprint.orientation if teacher is None else teacher.card.orientation
     progress.stage("Preprocessing", len(split.training))
@@ -123,20 +142,6 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         orientation=orientation,
         progress=progress.fraction,
     )
-    schedule = Schedule(
-        epochs=settings.epochs,
-        steps_per_epoch=settings.steps_per_epoch,
-        batch_size=settings.batch_size or plan.batch_size,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
-    )
-    device = choose_device(settings.device)
-    dtype = autocast_dtype(device, settings.precision)
-    distiller = _distiller(settings, plan, dataset.label_set, teacher, dtype).to(device)
-    initial = None if settings.initial is None else ModelPackage.open(settings.initial)
-    if initial is not None:
-        require_same_task(initial, dataset)
-        load_weights(distiller.student, initial.weights(0))
     trainer = Trainer(
         schedule,
         distiller,
@@ -158,7 +163,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         workers=default_workers() if settings.workers < 0 else settings.workers,
         progress=progress,
     )
-    if resume and (settings.output / CHECKPOINT).is_file():  # a run killed in its first epoch has none yet
+    if goes_on:
         trainer.resume()
     return Run(settings, dataset, split, fingerprint, plan, teacher, initial, trainer)
 
@@ -189,14 +194,10 @@ def require_same_task(model: ModelPackage, dataset: NnunetRawDataset) -> None:
         )
 
 
-def _fingerprint(settings: RunSettings, dataset: NnunetRawDataset, split: Split, progress: Progress) -> Fingerprint:
+def _fingerprint(dataset: NnunetRawDataset, split: Split, progress: Progress) -> Fingerprint:
     """Of the training cases."""
     progress.stage("Reading the training cases", len(split.training))
-    fingerprint = fingerprint_cases(
-        split.training, dataset.channel_names, dataset.label_set, progress=progress.fraction
-    )
-    write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
-    return fingerprint
+    return fingerprint_cases(split.training, dataset.channel_names, dataset.label_set, progress=progress.fraction)
 
 
 def _plan(

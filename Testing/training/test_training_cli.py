@@ -20,6 +20,8 @@ from ReCoKDTrainingLib.command_line import make_parser
 
 SHORT = ["--epochs", "2", "--steps-per-epoch", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
 
+Capture = pytest.CaptureFixture[str]
+
 DISTIL = ["--task", "distill", "--dataset", "{data}", "--output", "{tmp}/out"]
 
 
@@ -146,6 +148,13 @@ def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp
     assert (tmp_path / "out" / "evaluation.png").stat().st_size > 10_000
 
 
+def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "evaluation.csv").write_text("mine")
+    arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--output", str(tmp_path)]
+    assert main([*arguments, "--model", "there is none"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -159,6 +168,7 @@ def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp
         ([*DISTIL, "--teacher", "{teacher}", "--losses", "reco=x"], "is not NAME=WEIGHT"),
         ([*DISTIL, "--teacher", "{teacher}", "--loss-options", "[1]"], "not a JSON object"),
         ([*DISTIL, "--teacher", "{teacher}", "--plan", "x"], "uses its teacher's plan"),
+        ([*DISTIL, "--name", "my student"], "my student"),
     ],
 )
 def test_mistakes_are_said_in_words(
@@ -175,6 +185,7 @@ def test_mistakes_are_said_in_words(
     assert error.startswith("recokd-training: ")
     assert message in error
     assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.*")), "a run that cannot begin leaves no files"
 
 
 def test_a_teacher_with_other_labels_is_refused(
@@ -186,6 +197,17 @@ def test_a_teacher_with_other_labels_is_refused(
     arguments = ["--dataset", str(folder), "--output", str(tmp_path / "out"), "--teacher", str(teacher)]
     assert main([*arguments, *SHORT]) == 2
     assert "has the labels" in capsys.readouterr().err
+
+
+def test_resuming_with_other_settings_leaves_the_run_as_it_is(
+    raw_dataset: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--output", str(tmp_path / "run"), *SHORT]
+    assert main([*arguments, "--width", "2"]) == 0
+    plan = (tmp_path / "run" / "plan.json").read_bytes()
+    assert main([*arguments, "--width", "3", "--resume"]) == 2
+    assert "made with other settings: plan was" in capsys.readouterr().err
+    assert (tmp_path / "run" / "plan.json").read_bytes() == plan
 
 
 def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(raw_dataset: Path, tmp_path: Path) -> None:
