@@ -79,7 +79,8 @@ class LabelSet:
         Raises:
             DatasetError: No background 0, labels with gaps, or regions without an order.
         """
-        labels = dict(dataset.get("labels") or {})
+        given = dataset.get("labels")
+        labels = dict(given) if isinstance(given, Mapping) else {}
         if not labels:
             raise DatasetError("dataset.json names no labels. Add 'labels': {'background': 0, ...}.")
         if labels.pop("background", None) not in (0, [0]):
@@ -99,7 +100,11 @@ class LabelSet:
         has_regions = any(len(region) > 1 for region in regions.values())
         if has_regions:
             order = dataset.get("regions_class_order")
-            if not isinstance(order, Sequence) or len(order) != len(regions):
+            if (
+                not isinstance(order, Sequence)
+                or len(order) != len(regions)
+                or not all(isinstance(value, int) for value in order)
+            ):
                 raise DatasetError(
                     "dataset.json has regions, so it needs 'regions_class_order' with one value for each of its "
                     f"{len(regions)} regions; it has {order!r}."

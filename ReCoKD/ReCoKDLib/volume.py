@@ -118,7 +118,7 @@ class Volume:
         degrees might guess others.
         """
         source, flipped = self._way_to(axis_codes)
-        unflipped = np.flip(array, [3 - new_axis for new_axis in flipped])
+        unflipped = np.flip(array, tuple(3 - new_axis for new_axis in flipped))
         back = np.argsort([2 - source[2 - axis] for axis in range(3)])
         return self.with_array(np.ascontiguousarray(unflipped.transpose(0, *(1 + back))))
 

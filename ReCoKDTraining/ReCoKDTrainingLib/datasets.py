@@ -71,9 +71,11 @@ class NnunetRawDataset:
                 f"{folder} is not a dataset in nnU-Net's raw layout: it has no dataset.json. "
                 "Give the folder that holds dataset.json, imagesTr and labelsTr."
             )
-        self.description: dict[str, Any] = read_json(self.folder / "dataset.json")
+        self.description: Any = read_json(self.folder / "dataset.json")
+        if not isinstance(self.description, dict):
+            raise DatasetError(f"{folder / 'dataset.json'} is not a JSON object. Restore it.")
         channels = self.description.get("channel_names") or self.description.get("modality")
-        if not channels:
+        if not channels or not isinstance(channels, dict) or not all(str(key).isdecimal() for key in channels):
             raise DatasetError(f"{folder / 'dataset.json'} names no channels. Add 'channel_names': {{'0': 'MRI'}}.")
         self._channel_names = tuple(str(channels[key]) for key in sorted(channels, key=int))
         self._label_set = LabelSet.from_dataset_json(self.description)
@@ -136,10 +138,12 @@ def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, V
             f"{_millimetres(volume.spacing)} mm against {labels.shape} of {_millimetres(labels.spacing)} mm, or "
             "another origin or direction. Resample the label to the image."
         )
-    unknown = sorted({int(v) for v in np.unique(labels.array)} - label_set.training_values)
+    # Not as integers: 0.5 is no background.
+    unknown = sorted(set(np.unique(labels.array).tolist()) - label_set.training_values)
     if unknown:
+        shown = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         raise DatasetError(
-            f"The label of the case {case.identifier} holds the values {unknown}, which dataset.json does not name. "
+            f"The label of the case {case.identifier} holds the values [{shown}], which dataset.json does not name. "
             "Name them in dataset.json or correct the label map."
         )
     return volume, labels

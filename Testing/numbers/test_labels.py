@@ -41,6 +41,8 @@ def test_dataset_json_round_trip(source: dict[str, Any]) -> None:
     ("source", "message"),
     [
         ({}, "names no labels"),
+        ({"labels": ["background", "anterior"]}, "names no labels"),
+        ({"labels": {"background": 0, "a": [1, 2]}, "regions_class_order": ["a"]}, "regions_class_order"),
         ({"labels": {"anterior": 1}}, "'background' with the value 0"),
         ({"labels": {"background": 0, "a": 1, "b": 3}}, "without gaps"),
         ({"labels": {"background": 0, "a": [1, 2]}}, "regions_class_order"),

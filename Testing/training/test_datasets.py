@@ -69,8 +69,12 @@ def test_no_images(copied: Path) -> None:
 
 
 def test_no_channels(copied: Path) -> None:
-    rewrite(copied, channel_names={})
-    with pytest.raises(DatasetError, match="names no channels"):
+    for nonsense in ({}, ["MRI"], {"first": "MRI"}):
+        rewrite(copied, channel_names=nonsense)
+        with pytest.raises(DatasetError, match="names no channels"):
+            NnunetRawDataset(copied)
+    (copied / "dataset.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DatasetError, match="not a JSON object"):
         NnunetRawDataset(copied)
 
 
@@ -84,6 +88,16 @@ def test_labels_that_dataset_json_does_not_name(copied: Path) -> None:
     rewrite(copied, labels={"background": 0, "anterior": 1})
     dataset = NnunetRawDataset(copied)
     with pytest.raises(DatasetError, match=r"blobs_000 holds the values \[2\], which dataset.json does not name"):
+        load_case(dataset.cases[0], dataset.label_set, 1)
+
+
+def test_labels_that_are_no_whole_numbers(copied: Path) -> None:
+    path = str(copied / "labelsTr" / "blobs_000.nii.gz")
+    label = sitk.Cast(sitk.ReadImage(path), sitk.sitkFloat32)
+    label[0, 0, 0] = 0.5
+    sitk.WriteImage(label, path)
+    dataset = NnunetRawDataset(copied)
+    with pytest.raises(DatasetError, match=r"holds the values \[0.5\], which dataset.json does not name"):
         load_case(dataset.cases[0], dataset.label_set, 1)
 
 
