@@ -68,7 +68,7 @@ def segment(
 
     Raises:
         InputError: Grids differ, the number of channels is wrong, voxels are not numbers or all the same, or a
-            label is unknown.
+            label is unknown; or the memory does not suffice for the volume.
         PackageError: The student cannot be found or opened.
         Cancelled: ``cancelled`` said so.
     """
@@ -81,7 +81,13 @@ def segment(
         for warning in warnings:
             warn(warning)
     predictor = Predictor.from_package(package, device, mirroring)
-    prediction = predictor.predict(volume, segments=wanted, progress=progress, cancelled=cancelled)
+    try:
+        prediction = predictor.predict(volume, segments=wanted, progress=progress, cancelled=cancelled)
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for a CPU's memory that does not suffice
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise InputError(_too_large(volume, package)) from error
     return SegmentationResult(
         labels=prediction.labels,
         label_set=replace(package.label_set, segments=wanted),
@@ -89,6 +95,15 @@ def segment(
         student=package.card.name,
         warnings=warnings,
         seconds=time.perf_counter() - begun,
+    )
+
+
+def _too_large(volume: Volume, package: ModelPackage) -> str:
+    here, there = (" x ".join(f"{mm:.3g}" for mm in sizes) for sizes in (volume.spacing, package.plan.spacing))
+    return (
+        f"The memory does not suffice for this volume: {volume.shape} voxels of {here} mm, which {package.card.name} "
+        f"looks at in voxels of {there} mm. Check the voxel size; if it is right, crop the volume (in Slicer: Crop "
+        "Volume) or use --device cpu."
     )
 
 

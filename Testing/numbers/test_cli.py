@@ -153,6 +153,20 @@ def test_bad_input_is_refused_with_a_reason(
     assert not output.exists()
 
 
+def test_a_volume_too_large_for_the_memory_is_said_so(
+    image: Path, student: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """As with a header in micrometres: petabytes at the network's voxel size."""
+    huge = sitk.ReadImage(str(image))
+    huge.SetSpacing((10_000.0, 10_000.0, 10_000.0))
+    sitk.WriteImage(huge, str(tmp_path / "huge.nrrd"))
+    inputs = [str(tmp_path / "huge.nrrd"), "--student", str(student), "--output", str(tmp_path / "labels.nii.gz")]
+    assert main(["segment", *inputs]) == 2
+    err = capsys.readouterr().err
+    assert "warning: The voxel size 1e+04 x 1e+04 x 1e+04 mm" in err
+    assert "The memory does not suffice for this volume" in err
+
+
 def test_outputs_are_checked_before_the_work(image: Path, student: Path, tmp_path: Path, capsys: Capture) -> None:
     output = tmp_path / "labels.nii.gz"
     output.write_bytes(b"mine")
