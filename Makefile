@@ -18,7 +18,7 @@ PY := .venv/bin/python
 endif
 INSTALLED := .venv/recokd-installed
 
-DEMO_CASE := hippocampus_003
+DEMO_CASE := hippocampus_053
 DEMO_STUDENT := hippocampus-x4
 
 PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses=8
@@ -34,10 +34,7 @@ demo: $(INSTALLED) ## segment a sample MRI with the shipped student; results go 
 	mkdir -p demo && \
 	$(PY) -m ReCoKDLib segment ReCoKD/Resources/Students/SampleCases/$(DEMO_CASE)_0000.nii.gz \
 	    --student $(DEMO_STUDENT) --output demo/$(DEMO_CASE).$$format \
-	    --table demo/$(DEMO_CASE).csv --picture demo/$(DEMO_CASE).png --overwrite && \
-	echo "Segmentation: demo/$(DEMO_CASE).$$format" && \
-	echo "Volumes:      demo/$(DEMO_CASE).csv" && \
-	echo "Picture:      demo/$(DEMO_CASE).png"
+	    --table demo/$(DEMO_CASE).csv --picture demo/$(DEMO_CASE).png --overwrite
 
 # Each test process keeps to one thread: the processes already fill the cores.
 test test-all: export OMP_NUM_THREADS = 1

@@ -26,7 +26,8 @@ _POSITION = "0020|0032"  # Image Position (Patient)
 def read_volume(path: Path) -> Volume:
     """Read one scalar 3D image: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
 
-    The voxels stay in the file's own order and type; nothing is reoriented.
+    The voxels stay in the file's own order and type; nothing is reoriented. ITK reads NaN in NIfTI files as 0, so
+    only other formats can be refused for it later.
 
     Raises:
         InputError: Missing, not an image, not three-dimensional, several values a voxel, or a folder without

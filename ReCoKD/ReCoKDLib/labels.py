@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import DatasetError, InputError
@@ -161,18 +161,6 @@ class LabelSet:
             return self.segments
         wanted = {self.named(name).name for name in names}
         return tuple(segment for segment in self.segments if segment.name in wanted)
-
-    def with_appearance(self, appearance: Mapping[str, Segment]) -> LabelSet:
-        """The same labels with colour and terminology of the segments of the same name in ``appearance``."""
-        return replace(
-            self,
-            segments=tuple(
-                replace(s, color=appearance[s.name].color, terminology=appearance[s.name].terminology)
-                if s.name in appearance
-                else s
-                for s in self.segments
-            ),
-        )
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """(heads, k, j, i) logits to probabilities: softmax over labels, sigmoid for regions; float32."""

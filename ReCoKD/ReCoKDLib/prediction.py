@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import InputError, MissingDependencyError, ReCoKDError
+from .errors import InputError, MissingDependencyError, PackageError, ReCoKDError
 from .labels import LabelSet, Segment
 from .networks import build_network, load_weights
 from .plan import Plan
@@ -98,7 +98,17 @@ class Predictor:
     def from_package(
         cls, package: ModelPackage, device: torch.device | str = "auto", mirroring: bool = False
     ) -> Predictor:
-        """Load a model package's networks onto a device."""
+        """Load a model package's networks onto a device.
+
+        Raises:
+            PackageError: It wants clicks as further channels, which are not given here.
+            PlanError: Its weights do not fit its plan.
+        """
+        if package.card.guidance_channels:
+            raise PackageError(
+                f"The model {package.card.name} is guided by clicks, which this version cannot give it. "
+                "Update ReCoKD, or choose another model."
+            )
         networks = []
         for fold in range(package.card.folds):
             network = build_network(package.plan.architecture, package.plan.channels, package.label_set.number_of_heads)

@@ -66,7 +66,9 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
     from .finish import Presentation, finish_run
     from .runs import RunSettings, parse_loss_options, parse_losses, parse_mirror_axes, prepare_run
 
-    distilled = arguments.task == "distill" and arguments.teacher is not None
+    if arguments.task == "teacher" and arguments.teacher is not None:
+        raise InputError("--teacher is for students. Leave it out, or use --task distill.")
+    distilled = arguments.teacher is not None
     settings = RunSettings(
         dataset=arguments.dataset,
         output=arguments.output,

@@ -150,6 +150,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         device=device,
         settings={
             "data": fingerprint.sha256,
+            "cases": [case.identifier for case in split.training],  # sampling goes by their order
             "plan": plan.to_nnunet(),
             "orientation": orientation,
             "teacher": None if teacher is None else teacher.checksum,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ReCoKDLib.errors import DatasetError, InputError
-from ReCoKDLib.labels import LabelSet, Segment
+from ReCoKDLib.labels import LabelSet
 
 PLAIN: dict[str, Any] = {"labels": {"background": 0, "posterior": 2, "anterior": 1}}
 REGIONS: dict[str, Any] = {
@@ -78,14 +78,3 @@ def test_subset_by_name() -> None:
     assert labels.subset(None) == labels.segments
     with pytest.raises(InputError, match="no label 'liver'.*It has: anterior, posterior"):
         labels.subset(["liver"])
-
-
-def test_appearance_is_taken_by_name() -> None:
-    labels = LabelSet.from_dataset_json(PLAIN)
-    shown = labels.with_appearance({"posterior": Segment("posterior", 9, (9,), (1.0, 0.0, 0.0), "code")})
-    assert (shown.segments[1].value, shown.segments[1].color, shown.segments[1].terminology) == (
-        2,
-        (1.0, 0.0, 0.0),
-        "code",
-    )
-    assert shown.segments[0] == labels.segments[0]

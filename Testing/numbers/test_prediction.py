@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from geometries import GEOMETRIES, Matrix
+from packages import small_package
 from plans import TWO_LABELS, ByIntensity, small_plan
-from ReCoKDLib.errors import InputError, MissingDependencyError
+from ReCoKDLib.errors import InputError, MissingDependencyError, PackageError
 from ReCoKDLib.networks import build_network
+from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.prediction import Predictor, choose_device
 from ReCoKDLib.volume import Volume
 
@@ -127,3 +131,10 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(MissingDependencyError, match="no 'cuda' device"):
             choose_device("cuda")
+
+
+def test_a_student_that_wants_clicks_is_refused(tmp_path: Path) -> None:
+    package = ModelPackage.open(small_package(tmp_path / "guided.recokd.zip"))
+    guided = replace(package, card=replace(package.card, guidance_channels=1))
+    with pytest.raises(PackageError, match="guided by clicks.*Update ReCoKD"):
+        Predictor.from_package(guided, "cpu")

@@ -81,7 +81,7 @@ def test_only_the_full_resolution_counts_in_float32() -> None:
 
 def test_it_declares_what_it_reads() -> None:
     loss = logits_loss(temperature=2.0)
-    assert (loss.uses_logits, loss.uses_features, loss.needs_connectors) == (True, False, False)
+    assert (loss.uses_logits, loss.stages, loss.needs_connectors) == (True, (), False)
     assert list(loss.parameters()) == []
     with pytest.raises(ReCoKDError, match="temperature must be above 0"):
         logits_loss(temperature=0.0)

@@ -556,7 +556,6 @@ def test_the_registry_builds_it() -> None:
     )
     assert isinstance(loss, ReCoLoss)
     assert loss.options == ReCoOptions(context="affinity", alpha=0.2)
-    assert loss.uses_features
     assert loss.needs_connectors
     assert not loss.uses_logits
 

@@ -162,6 +162,7 @@ def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Pat
         (["--task", "teacher", "--dataset", "{tmp}", "--output", "{tmp}/out"], "no dataset.json"),
         (["--task", "teacher", "--dataset", "{data}", "--output", "{data}"], "is not empty"),
         ([*DISTIL, "--resume"], "nothing to resume"),
+        (["--task", "teacher", *DISTIL[2:], "--teacher", "{teacher}"], "--teacher is for students"),
         (["--task", "evaluate", "--dataset", "{data}", "--output", "{tmp}/out"], "--model is missing"),
         ([*DISTIL, "--teacher", "{tmp}/none.zip"], "There is no model package"),
         ([*DISTIL, "--teacher", "{teacher}", "--losses", "magic"], "no distillation loss named 'magic'"),

@@ -47,11 +47,6 @@ class DistillationLoss(nn.Module, ABC):
     uses_logits: bool = False
     needs_connectors: bool = False
 
-    @property
-    def uses_features(self) -> bool:
-        """Whether it reads encoder features at all."""
-        return bool(self.stages)
-
     @abstractmethod
     def forward(self, student: NetworkOutputs, teacher: NetworkOutputs, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar terms; their sum is the loss.
