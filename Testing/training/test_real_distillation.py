@@ -10,7 +10,6 @@ from ReCoKDLib.nnunet_import import import_nnunet
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.cli import main
 
-
 STEPS = ["--epochs", "20", "--steps-per-epoch", "50", "--batch-size", "2"]
 
 
