@@ -67,7 +67,7 @@ def card_markdown(card: Card, plan: Plan, label_set: LabelSet) -> str:
         )
         or "Not recorded.",
         "## Measured",
-        _list(card.metrics) or "Nothing was measured.",
+        _measured(card.metrics) or "Nothing was measured.",
         "## Licences",
         _list(
             {
@@ -97,7 +97,42 @@ def _list(values: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key} ({_text(part)})" if isinstance(part, Mapping) else f"{key} {_text(part)}"
+            for key, part in value.items()
+        )
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(part) for part in value) or "none"
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_METRICS = {"dice": "Dice", "hd95": "HD95, mm", "surface_dice": "Surface Dice"}
+
+
+def _measured(metrics: Mapping[str, Any]) -> str:
+    """What an evaluation found: a table of segments and metrics, and the rest as a list."""
+    segments = metrics.get("segments")
+    if not isinstance(segments, Mapping) or not all(isinstance(row, Mapping) and row for row in segments.values()):
+        return _list(metrics)
+    names = list(next(iter(segments.values()), {}))
+    rows = [("Segment", *(_METRICS.get(name, name) for name in names)), ("---", *("---:" for _ in names))]
+    rows += [(segment, *(_spread(found.get(name)) for name in names)) for segment, found in segments.items()]
+    if isinstance(metrics.get("mean"), Mapping):
+        rows.append(("**mean**", *(_spread(metrics["mean"].get(name)) for name in names)))
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rest = _list({key: value for key, value in metrics.items() if key not in ("segments", "mean")})
+    return f"{table}\n\n{rest}".rstrip()
+
+
+def _spread(value: Any) -> str:
+    """``0.886 ± 0.032`` of a mean and its spread, or of a number."""
+    if isinstance(value, Mapping):
+        mean, sd = _spread(value.get("mean")), value.get("sd")
+        return mean if sd is None else f"{mean} ± {_spread(sd)}"
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
 
 
 def _sizes(values: Sequence[float]) -> str:

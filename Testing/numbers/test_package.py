@@ -17,6 +17,7 @@ import torch
 from packages import TWO_WIDE, changed_json, contents_of, rewritten, small_card, small_package, small_weights
 from plans import TWO_LABELS, small_plan
 from ReCoKDLib.card import Card
+from ReCoKDLib.card_text import card_markdown
 from ReCoKDLib.errors import OutputError, PackageError, PlanError
 from ReCoKDLib.networks import build_network, load_weights, plain_state
 from ReCoKDLib.package import ModelPackage, write_package
@@ -288,3 +289,21 @@ def test_a_card_passes_over_fields_of_later_versions() -> None:
     values["invented_later"] = 1
     values["training"]["invented_later"] = 1
     assert Card.from_dict(values).name == "blobs-x4"
+
+
+def test_what_was_measured_is_a_table() -> None:
+    metrics = {
+        "measured on": "2 cases",
+        "mean": {"dice": 0.87, "hd95": None},
+        "segments": {
+            "anterior": {"dice": {"mean": 0.9, "sd": 0.03}, "hd95": {"mean": 1.5, "sd": None}},
+            "posterior": {"dice": {"mean": 0.84, "sd": 0.02}, "hd95": {"mean": None}},
+        },
+    }
+    text = card_markdown(small_card(metrics=metrics), small_plan(), TWO_LABELS)
+    assert "| Segment | Dice | HD95, mm |" in text
+    assert "| anterior | 0.900 ± 0.030 | 1.500 |" in text
+    assert "| posterior | 0.840 ± 0.020 | – |" in text
+    assert "| **mean** | 0.870 | – |" in text
+    assert "- measured on: 2 cases" in text
+    assert "- Losses: reco (eta 1.0)" in text
