@@ -16,8 +16,9 @@ import SimpleITK as sitk
 
 from geometries import oblique_left_handed
 from packages import rewritten, small_package
-from ReCoKDLib import __version__, cli
+from ReCoKDLib import __version__
 from ReCoKDLib.cli import main
+from ReCoKDLib.commands import students
 from ReCoKDLib.errors import Cancelled
 from ReCoKDLib.image_io import read_volume, write_label_map
 from ReCoKDLib.segment import segment
@@ -248,7 +249,7 @@ def test_a_break_ends_with_130(stop: BaseException, monkeypatch: pytest.MonkeyPa
     def interrupted(_: object) -> None:
         raise stop
 
-    monkeypatch.setattr(cli, "_students", interrupted)
+    monkeypatch.setattr(students, "_students", interrupted)
     assert main(["students"]) == 130
     assert capsys.readouterr().err == "recokd: cancelled\n"
 
@@ -257,7 +258,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
     def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_students", broken)
+    monkeypatch.setattr(students, "_students", broken)
     with pytest.raises(ZeroDivisionError):
         main(["students"])
 

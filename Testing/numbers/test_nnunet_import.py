@@ -16,7 +16,7 @@ import torch
 from packages import TWO_WIDE, small_weights
 from plans import plans_json, small_plan
 from ReCoKDLib.errors import DatasetError, InputError, OutputError, PackageError, PlanError
-from ReCoKDLib.nnunet_import import find_results_folder, import_nnunet
+from ReCoKDLib.exchange.nnunet_import import find_results_folder, import_nnunet
 from ReCoKDLib.package import ModelPackage
 
 FOLDER = "nnUNetTrainer__nnUNetPlans__3d_fullres"

@@ -14,8 +14,8 @@ import torch
 
 from geometries import axis_aligned, matrix
 from plans import plans_json
+from ReCoKDLib.exchange.nnunet_import import import_nnunet
 from ReCoKDLib.image_io import read_volume
-from ReCoKDLib.nnunet_import import import_nnunet
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import DEFAULT_RESAMPLING, Plan
 from ReCoKDLib.prediction import Predictor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ReCoKDLib.nnunet_import import import_nnunet
+from ReCoKDLib.exchange.nnunet_import import import_nnunet
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.cli import main
 
