@@ -20,7 +20,7 @@ from ReCoKDLib.plan import DEFAULT_RESAMPLING, Architecture, Float3, Int3, Plan
 from ReCoKDLib.resampling import ANISOTROPY_THRESHOLD, resampled_shape
 
 from .fingerprint import Fingerprint
-from .topology import CONVOLUTIONS_PER_STAGE, Topology, topology_for
+from .topology import Topology, topology_for
 
 Floats = npt.NDArray[np.float64]
 
@@ -110,7 +110,9 @@ def plan_dataset(
         transpose_forward=forward,
         transpose_backward=backward,
         intensity_properties=fingerprint.foreground_intensities,
-        architecture=_architecture(topology),
+        architecture=Architecture.for_topology(
+            "PlainConvUNet", topology.features, topology.strides, topology.kernel_sizes
+        ),
         resampling=DEFAULT_RESAMPLING,
         median_shape=_float3(median_shape),
         original_median_spacing=_float3(np.median(fingerprint.spacings, axis=0)[order]),
@@ -201,27 +203,3 @@ def _wants_coarser(spacing: Float3, median_shape: Floats, topology: Topology, he
         candidate = _largest_topology(_float3(coarse), np.array([round(n) for n in shape]), heads, budget)
         patch_voxels = math.prod(candidate.patch_size)
     return voxels < all_voxels and all_voxels / voxels >= 2
-
-
-def _architecture(topology: Topology) -> Architecture:
-    stages = topology.stages
-    return Architecture(
-        "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        {
-            "n_stages": stages,
-            "features_per_stage": list(topology.features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [list(kernel) for kernel in topology.kernel_sizes],
-            "strides": [list(stride) for stride in topology.strides],
-            "n_conv_per_stage": [CONVOLUTIONS_PER_STAGE] * stages,
-            "n_conv_per_stage_decoder": [CONVOLUTIONS_PER_STAGE] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        ("conv_op", "norm_op", "dropout_op", "nonlin"),
-    )
