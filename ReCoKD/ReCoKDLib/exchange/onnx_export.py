@@ -82,8 +82,9 @@ def export_onnx(model: ModelPackage | Path | str, output: Path, overwrite: bool 
     images = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes]
     with atomic_file(output, overwrite) as temporary:
         _write(network, images[0], temporary, package)
-        difference = max(_difference(network, temporary, image) for image in images)
-        if not difference <= LARGEST_DIFFERENCE:
+        differences = [_difference(network, temporary, image) for image in images]
+        difference = max(differences)
+        if not all(each <= LARGEST_DIFFERENCE for each in differences):  # so that NaN is refused too
             raise OutputError(
                 f"The ONNX file gave other logits than PyTorch (largest difference {difference:.2g}; "
                 f"{LARGEST_DIFFERENCE:g} is allowed), so it was not kept. Update PyTorch, onnx and onnxruntime."
