@@ -24,6 +24,8 @@ NORMALIZATION_SCHEMES = (
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 )
+DEFAULT_PREPROCESSOR = "DefaultPreprocessor"
+WHOLE_IMAGE = "WholeImagePreprocessor"  # as MONAI's bundles do it; nnU-Net refuses the name
 _CT_PROPERTIES = frozenset({"mean", "std", "percentile_00_5", "percentile_99_5"})
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
 # What may stand where nnU-Net's JSON names a Python object; a name from outside is never imported.
@@ -126,6 +128,8 @@ class Plan:
         resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities".
         median_shape: Median shape of the training cases in voxels at ``spacing``.
         original_median_spacing: Median spacing of the training cases, mm.
+        preprocessor: ``DefaultPreprocessor``, nnU-Net's, or ``WholeImagePreprocessor``; see
+            :func:`.preprocessing.preprocess`.
     """
 
     dataset_name: str
@@ -144,6 +148,7 @@ class Plan:
     median_shape: Float3
     original_median_spacing: Float3
     plans_name: str = "nnUNetPlans"
+    preprocessor: str = DEFAULT_PREPROCESSOR
 
     def __post_init__(self) -> None:
         if sorted(self.transpose_forward) != [0, 1, 2] or any(
@@ -155,6 +160,11 @@ class Plan:
             )
         if min(self.spacing) <= 0 or min(self.patch_size) <= 0 or self.batch_size < 1:
             raise PlanError("The plan's spacing, patch size and batch size must be positive. Restore plans.json.")
+        if self.preprocessor not in (DEFAULT_PREPROCESSOR, WHOLE_IMAGE):
+            raise PlanError(
+                f"The plan prepares cases by {self.preprocessor!r}, which is not known here. "
+                f"Known: {DEFAULT_PREPROCESSOR}, {WHOLE_IMAGE}."
+            )
         if len(self.use_mask_for_norm) != self.channels or len(self.intensity_properties) != self.channels:
             raise PlanError("The plan names a different number of channels in different places. Restore plans.json.")
         for channel, scheme in enumerate(self.normalization_schemes):
@@ -236,6 +246,7 @@ class Plan:
         return cls(
             dataset_name=str(plans.get("dataset_name", "")),
             plans_name=str(plans.get("plans_name", "nnUNetPlans")),
+            preprocessor=str(chosen.get("preprocessor_name", DEFAULT_PREPROCESSOR)),
             configuration=configuration,
             spacing=spacing,
             patch_size=triple(chosen["patch_size"], int, "patch size"),
@@ -263,7 +274,7 @@ class Plan:
         """The plan as the contents of an nnU-Net v2 ``plans.json`` with this one configuration."""
         configuration: dict[str, Any] = {
             "data_identifier": f"{self.plans_name}_{self.configuration}",
-            "preprocessor_name": "DefaultPreprocessor",
+            "preprocessor_name": self.preprocessor,
             "batch_size": self.batch_size,
             "patch_size": list(self.patch_size),
             "median_image_size_in_voxels": list(self.median_shape),

@@ -2,11 +2,15 @@
 
 Cubic (or linear) in all axes; when the coarsest axis is more than three times as coarse as the finest, in the plane
 only, and nearest neighbour across. scikit-image and SciPy do the interpolation.
+
+With ``"grid": "first voxel"`` among the options the grids share the centre of their first voxel, as MONAI's ``Spacing``
+has it; without, they share their outer borders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,15 +19,25 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ANISOTROPY_THRESHOLD = 3.0
+FIRST_VOXEL = "first voxel"
+
+Interpolation = Callable[[Array, Sequence[int], int], Array]
 
 
 def resampled_shape(
-    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[int, int, int]:
     """Voxels along each axis after resampling from ``spacing`` to ``new_spacing`` (mm, same axis order).
 
     One at least, which only images smaller than half a new voxel need, as those with their spacing in metres.
+    ``options`` are those of :func:`resample`.
     """
+    if (options or {}).get("grid") == FIRST_VOXEL:
+        x, y, z = (round((n - 1) * old / new) + 1 for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+        return int(x), int(y), int(z)
     a, b, c = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
     return int(a), int(b), int(c)
 
@@ -60,11 +74,17 @@ def resample(
         options: A plan's ``resampling_fn_..._kwargs``.
     """
     shape = tuple(int(n) for n in new_shape)
-    if array.shape[1:] == shape:
-        return array
     order, order_z = int(options.get("order", 3)), int(options.get("order_z", 0))
-    interpolate = _resize_labels if options.get("is_seg") else _resize_image
+    image: Interpolation = _resize_image
     axis = coarse_axis(spacing, new_spacing, options.get("force_separate_z"))
+    same_places = array.shape[1:] == shape
+    if options.get("grid") == FIRST_VOXEL:
+        step = [new / old for old, new in zip(spacing, new_spacing, strict=True)]
+        image, axis = partial(_from_first_voxel, step), None
+        same_places = same_places and np.allclose(step, 1, rtol=1e-6)
+    if same_places:
+        return array
+    interpolate: Interpolation = partial(_resize_labels, image) if options.get("is_seg") else image
     result = np.empty((array.shape[0], *shape), dtype=array.dtype)
     for channel in range(array.shape[0]):
         source = array[channel]
@@ -84,19 +104,29 @@ def _resize_image(source: Array, shape: Sequence[int], order: int) -> Array:
     return resized
 
 
-def _resize_labels(source: Array, shape: Sequence[int], order: int) -> Array:
+def _from_first_voxel(step: Sequence[float], source: Array, shape: Sequence[int], order: int) -> Array:
+    """Voxel n of the result lies at voxel n * step of the source; beyond its last voxel the value is that one's."""
+    from scipy.ndimage import affine_transform
+
+    resized: Array = affine_transform(
+        source.astype(np.float64), step, output_shape=tuple(shape), order=order, mode="nearest"
+    )
+    return resized
+
+
+def _resize_labels(image: Interpolation, source: Array, shape: Sequence[int], order: int) -> Array:
     """For each voxel the label whose own mask, interpolated, is greatest, so that no label is invented.
 
     Where several are equally great (halfway between voxels), the nearest voxel's label if it is one of them, else
     the smallest: nnU-Net's rule with batchgenerators 0.25.5 (older ones thresholded each mask at one half).
     """
-    nearest: Array = _resize_image(source, shape, 0).astype(source.dtype)
+    nearest: Array = image(source, shape, 0).astype(source.dtype)
     if order == 0:
         return nearest
     result = np.zeros(tuple(shape), dtype=source.dtype)
     greatest = np.full(tuple(shape), -np.inf)
     for value in np.unique(source):
-        share = _resize_image(source == value, shape, order)
+        share = image(source == value, shape, order)
         result[(share > greatest) | ((share == greatest) & (nearest == value))] = value
         np.maximum(greatest, share, out=greatest)
     return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .console import comma_separated
+
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command, its sources and their arguments."""
@@ -24,10 +26,39 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command.add_argument("--overwrite", action="store_true", help="replace an existing model")
     command.set_defaults(run=_import_nnunet)
 
+    command = sources.add_parser("monai", help="from a MONAI bundle; nothing of it is run")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder or zip file")
+    command.add_argument("--output", required=True, type=Path, metavar="MODEL", help="NAME.recokd.zip, or a folder")
+    command.add_argument("--config", metavar="FILE", help="in the bundle (default: configs/inference.json or .yaml)")
+    command.add_argument("--weights", metavar="FILE", help="in the bundle (default: models/model.pt or the like)")
+    command.add_argument(
+        "--region-order",
+        type=comma_separated,
+        metavar="A,B,C",
+        help="for outputs that may overlap: their names, the outermost first; each is painted over those before it",
+    )
+    command.add_argument(
+        "--spacing",
+        type=_spacing,
+        metavar="X,Y,Z",
+        help="voxel size of the training images in mm, for a bundle that does not resample",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an existing model")
+    command.set_defaults(run=_import_monai)
+
+
+def _spacing(text: str) -> tuple[float, float, float]:
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError("give three numbers, such as --spacing 1,1,1") from None
+    if not (min(x, y, z) > 0 and max(x, y, z) < float("inf")):
+        raise argparse.ArgumentTypeError("a voxel size is above 0")
+    return x, y, z
+
 
 def _import_nnunet(arguments: argparse.Namespace) -> None:
     from ..exchange.nnunet_import import import_nnunet
-    from ..package import ModelPackage
 
     path = import_nnunet(
         arguments.results,
@@ -37,6 +68,29 @@ def _import_nnunet(arguments: argparse.Namespace) -> None:
         orientation=arguments.orientation,
         overwrite=arguments.overwrite,
     )
+    _tell(path)
+
+
+def _import_monai(arguments: argparse.Namespace) -> None:
+    from ..exchange.monai_import import import_monai
+
+    result = import_monai(
+        arguments.bundle,
+        arguments.output,
+        config=arguments.config,
+        weights=arguments.weights,
+        region_order=arguments.region_order,
+        spacing=arguments.spacing,
+        overwrite=arguments.overwrite,
+    )
+    _tell(result.path)
+    for what in result.left_out:
+        print(f"Not done here, but by the bundle: {what}")
+
+
+def _tell(path: Path) -> None:
+    from ..package import ModelPackage
+
     package = ModelPackage.open(path)
     names = ", ".join(segment.name for segment in package.label_set.segments)
     print(f"Imported {package.card.name} ({package.card.parameters:,} parameters; {names}): {path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from ..errors import DatasetError, InputError, PackageError, PlanError
 from ..files import read_json, sha256
 from ..labels import LabelSet
 from ..package import require_package_place, write_package
-from ..package_files import PACKAGE_SUFFIX
+from ..package_files import model_name
 from ..plan import Plan
-from .checkpoints import read_checkpoint
+from .checkpoints import read_checkpoint, unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +68,7 @@ def import_nnunet(
         OutputError: The package exists or cannot be written.
     """
     require_package_place(output, overwrite)
-    model = read_results(results, _model_name(output), fold=fold, checkpoint=checkpoint)
+    model = read_results(results, model_name(output), fold=fold, checkpoint=checkpoint)
     card = replace(model.card, orientation=orientation)
     return write_package(output, card, model.plan, model.label_set, [model.weights], overwrite)
 
@@ -167,8 +166,7 @@ def _network_weights(file: Path, content: Mapping[str, Any]) -> dict[str, torch.
     weights = content.get("network_weights")
     if not isinstance(weights, Mapping) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise PackageError(f"The checkpoint {file} is not one of nnU-Net v2: it has no 'network_weights'.")
-    # What torch.compile and DistributedDataParallel put before the names.
-    return {re.sub(r"^(?:module\.|_orig_mod\.)+", "", str(key)): tensor for key, tensor in weights.items()}
+    return unwrapped(weights)
 
 
 def _channels(dataset: Mapping[str, Any], plan: Plan) -> tuple[ChannelInfo, ...]:
@@ -203,12 +201,3 @@ def _validation(path: Path, label_set: LabelSet) -> dict[str, Any]:
         return {"dice_of_nnunet_validation": {name: float(mean[key]["Dice"]) for name, key in keys.items()}}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _model_name(output: Path) -> str:
-    name = output.name
-    if name.lower().endswith(PACKAGE_SUFFIX):
-        name = name[: -len(PACKAGE_SUFFIX)]
-    elif output.suffix.lower() == ".zip":
-        name = output.stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:80] or "teacher"
