@@ -27,6 +27,7 @@ _MAX_WEIGHTS = 8 << 30
 _MAX_VALUES = 100_000  # of a resolved value: references can be nested so that a small file means a huge one
 _MAX_DEPTH = 64
 _YAML = (".yaml", ".yml")
+_LENGTH = re.compile(r"\$len\((@[\w.#:]+)\)")  # of a list of the configuration, which can be counted without running it
 # "$@name" is an expression that says no more than "@name"
 _REFERENCE = re.compile(r"\$?[@%]([A-Za-z_][\w.]*(?:(?:#|::)[\w.]+)*)")
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError)
@@ -182,6 +183,10 @@ class Configuration:
         for _ in range(_MAX_DEPTH):
             if not isinstance(raw, str) or not raw.startswith(("@", "%", "$")):
                 return raw
+            if counted := _LENGTH.fullmatch(raw):
+                entries = self.part(counted[1], where)
+                if isinstance(entries, list):
+                    return len(entries)
             reference = _REFERENCE.fullmatch(raw)
             if reference is None:
                 kind = "a Python expression" if raw.startswith("$") else "a reference that is not understood"

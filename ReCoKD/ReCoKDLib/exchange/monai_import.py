@@ -2,9 +2,11 @@
 
 Read are ``network_def``, ``preprocessing``, ``inferer`` and ``postprocessing`` of the configuration, the metadata and
 the weights; nothing of a bundle is run (see :mod:`.monai_config`). The package turns and resamples to the very
-positions that the bundle does, and gives the network the same intensities. In ReCoKD's own way it tiles: by half a
-patch, blended by a Gaussian, and with zeros around volumes smaller than the patch; and it brings logits, not
-probabilities, back to the image's voxels.
+positions that the bundle does, gives the network the same intensities, and brings probabilities back the same way:
+where one tile suffices, they are MONAI's. Two differences remain. Tiles are ReCoKD's own: half a patch apart at most
+and blended by a Gaussian. And on oblique images MONAI, whose test for the first corner fails there by rounding,
+aligns the centres of the grids instead of their first voxels, a shift of less than a voxel that goes into the
+geometry.
 """
 
 from __future__ import annotations
