@@ -36,7 +36,7 @@ def resampled_shape(
     ``options`` are those of :func:`resample`.
     """
     if (options or {}).get("grid") == FIRST_VOXEL:
-        x, y, z = (round((n - 1) * old / new) + 1 for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+        x, y, z = (round((n - 1) * old / new + 1) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
         return int(x), int(y), int(z)
     a, b, c = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
     return int(a), int(b), int(c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def configuration(
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$list(sorted(glob.glob(@dataset_dir + '/imagesTs/*.nii.gz')))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {**NETWORKS[network], "in_channels": channels, "out_channels": heads},
+        "network_def": {**copy.deepcopy(NETWORKS[network]), "in_channels": channels, "out_channels": heads},
         "network": "$@network_def.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
@@ -76,7 +77,7 @@ def configuration(
                 {"_target_": "LoadImaged", "keys": "@image_key"},
                 {"_target_": "EnsureChannelFirstd", "keys": "@image_key"},
                 *resampling,
-                *intensities,
+                *copy.deepcopy(list(intensities)),
                 {"_target_": "EnsureTyped", "keys": "@image_key"},
             ],
         },

@@ -3,10 +3,11 @@
 Read are ``network_def``, ``preprocessing``, ``inferer`` and ``postprocessing`` of the configuration, the metadata and
 the weights; nothing of a bundle is run (see :mod:`.monai_config`). The package turns and resamples to the very
 positions that the bundle does, gives the network the same intensities, and brings probabilities back the same way:
-where one tile suffices, they are MONAI's. Two differences remain. Tiles are ReCoKD's own: half a patch apart at most
-and blended by a Gaussian. And on oblique images MONAI, whose test for the first corner fails there by rounding,
+where one tile suffices, they are MONAI's. Three differences remain. Tiles are ReCoKD's own: half a patch apart at
+most and blended by a Gaussian. And on oblique images MONAI, whose test for the first corner fails there by rounding,
 aligns the centres of the grids instead of their first voxels, a shift of less than a voxel that goes into the
-geometry.
+geometry. And where a bundle normalises by its non-zero voxels after resampling, MONAI's interpolation leaves 1e-14
+for some zeros, which it takes for non-zero.
 """
 
 from __future__ import annotations
