@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from ReCoKDLib.plan import DEFAULT_RESAMPLING, Architecture, Float3, Int3, Plan
 from ReCoKDLib.resampling import ANISOTROPY_THRESHOLD, resampled_shape
 
 from .fingerprint import Fingerprint
-from .topology import Topology, topology_for
+from .topology import Topology, kernels_for, topology_for, topology_within
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,6 +117,26 @@ def plan_dataset(
         resampling=DEFAULT_RESAMPLING,
         median_shape=_float3(median_shape),
         original_median_spacing=_float3(np.median(fingerprint.spacings, axis=0)[order]),
+    )
+
+
+def with_backbone(plan: Plan, backbone: str) -> Plan:
+    """The same plan with the full-size network of another backbone (a name in ``backbones.BACKBONES``).
+
+    Its stages are those of the plan's network, so that the two line up; where that network begins with a stride or
+    has a stage without one, they are chosen by nnU-Net's rules for the plan's patch.
+
+    Raises:
+        PlanError: The backbone has no network for this patch.
+    """
+    strides = plan.architecture.strides
+    if strides[0] == (1, 1, 1) and (1, 1, 1) not in strides[1:]:
+        topology = Topology(plan.patch_size, strides, kernels_for(plan.spacing, strides))
+    else:
+        topology = topology_within(plan.spacing, plan.patch_size)
+    return replace(
+        plan,
+        architecture=Architecture.for_topology(backbone, topology.features, topology.strides, topology.kernel_sizes),
     )
 
 

@@ -65,28 +65,48 @@ def topology_for(spacing: Float3, patch_size: Sequence[float]) -> Topology:
     """The pooling for a patch of about ``patch_size`` voxels of ``spacing`` mm.
 
     An axis is halved as long as at least :data:`MIN_EDGE` voxels remain, finer axes first until all are
-    within a factor of two; a kernel spans an axis once that axis is within a factor of two of the finest. The
-    patch size is rounded up to what the strides divide.
+    within a factor of two. The patch size is rounded up to what the strides divide.
     """
     size = [float(n) for n in patch_size]
     resolution = [float(s) for s in spacing]
-    kernel = [1, 1, 1]
     strides: list[Int3] = [(1, 1, 1)]
-    kernels: list[Int3] = []
     while large := [axis for axis in range(3) if size[axis] >= 2 * MIN_EDGE]:
         finest = min(resolution[axis] for axis in large)
         pooled = [axis for axis in large if resolution[axis] / finest < 2]
         if len(pooled) == 1 and size[pooled[0]] < 3 * MIN_EDGE:
             break
-        for axis in range(3):
-            if resolution[axis] / min(resolution) < 2:
-                kernel[axis] = 3
-        kernels.append((kernel[0], kernel[1], kernel[2]))
         strides.append(cast(Int3, tuple(2 if axis in pooled else 1 for axis in range(3))))
         for axis in pooled:
             resolution[axis] *= 2
             size[axis] = math.ceil(size[axis] / 2)
-    kernels.append((3, 3, 3))
-    divisor = Topology((1, 1, 1), tuple(strides), tuple(kernels)).divisor
+    kernels = kernels_for(spacing, strides)
+    divisor = Topology((1, 1, 1), tuple(strides), kernels).divisor
     rounded = tuple(math.ceil(n / d) * d for n, d in zip(patch_size, divisor, strict=True))
-    return Topology(cast(Int3, rounded), tuple(strides), tuple(kernels))
+    return Topology(cast(Int3, rounded), tuple(strides), kernels)
+
+
+def kernels_for(spacing: Float3, strides: Sequence[Int3]) -> tuple[Int3, ...]:
+    """The kernel of each stage: it spans an axis once that is within a factor of two of the finest; all, at last."""
+    resolution = [float(s) for s in spacing]
+    kernel = [1, 1, 1]
+    kernels: list[Int3] = []
+    for stride in strides[1:]:
+        for axis in range(3):
+            if resolution[axis] / min(resolution) < 2:
+                kernel[axis] = 3
+        kernels.append((kernel[0], kernel[1], kernel[2]))
+        resolution = [r * s for r, s in zip(resolution, stride, strict=True)]
+    return (*kernels, (3, 3, 3))
+
+
+def topology_within(spacing: Float3, patch_size: Int3) -> Topology:
+    """The pooling for exactly this patch: as :func:`topology_for`, as far as the patch can be halved."""
+    left = list(patch_size)
+    strides: list[Int3] = [(1, 1, 1)]
+    for wanted in topology_for(spacing, patch_size).strides[1:]:
+        stride = cast(Int3, tuple(s if n % s == 0 else 1 for n, s in zip(left, wanted, strict=True)))
+        if stride == (1, 1, 1):
+            break
+        strides.append(stride)
+        left = [n // s for n, s in zip(left, stride, strict=True)]
+    return Topology(patch_size, tuple(strides), kernels_for(spacing, strides))
