@@ -53,7 +53,8 @@ class RunSettings:
         split: File with the split; None makes one.
         fold: Which split of a list.
         plan: nnU-Net plans.json; None makes a plan (or takes the teacher's).
-        memory_gb: Budget of a plan that is made.
+        planner: Name of the planner that makes a plan.
+        memory_gb: Budget of a plan that is made; None is the planner's own.
         mirror_axes: Axes of the preprocessed image that augmentation may flip.
         initial: Model package of the same plan whose weights training starts from; None for random ones.
         cache: Folder for preprocessed cases; None puts it into the run folder.
@@ -75,7 +76,8 @@ class RunSettings:
     split: Path | None = None
     fold: int = 0
     plan: Path | None = None
-    memory_gb: float = 8.0
+    planner: str = "default"
+    memory_gb: float | None = None
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     initial: Path | None = None
     cache: Path | None = None
@@ -261,6 +263,7 @@ def _plan(
             dataset.channel_names,
             dataset.label_set,
             dataset_name=dataset.name,
+            planner=settings.planner,
             memory_gb=settings.memory_gb,
         )
     if settings.backbone and settings.backbone != full.architecture.backbone.name:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from ReCoKDLib.plan import Float3, Int3
+from ReCoKDLib.plan import Architecture, Float3, Int3
 
 MIN_EDGE = 4  # voxels of the deepest feature map along each axis
 BASE_FEATURES = 32
 MAX_FEATURES = 320
-CONVOLUTIONS_PER_STAGE = 2
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,35 @@ class Topology:
         """Channels of each stage: 32, doubled at each, 320 at most."""
         return tuple(min(MAX_FEATURES, BASE_FEATURES << stage) for stage in range(self.stages))
 
-    def feature_map_values(self, heads: int) -> int:
+    def architecture(self, backbone: str) -> Architecture:
+        """The full-size network of a backbone with these stages.
+
+        Raises:
+            PlanError: It has no such network.
+        """
+        return Architecture.for_topology(backbone, self.features, self.strides, self.kernel_sizes)
+
+    def feature_map_values(self, heads: int, backbone: str = "PlainConvUNet") -> int:
         """How many numbers the outputs of all convolutions hold for one patch; the memory of training follows
         it.
 
-        Counted are, as in nnU-Net's estimate, the two convolutions of each encoder stage and, for each
-        decoder stage, the transposed convolution, two convolutions, and the head at full resolution.
+        Counted are, as in nnU-Net's estimate, the convolutions of each encoder stage (of a residual block two; one
+        more in each stage's first skip, or in the stem) and, for each decoder stage, the transposed convolution, its
+        other convolutions, and the head at full resolution.
+
+        Args:
+            heads: Outputs of the network.
+            backbone: Name of one of nnU-Net's network classes.
         """
+        kwargs = self.architecture(backbone).arch_kwargs
+        blocks = kwargs.get("n_blocks_per_stage")
+        encoder = kwargs["n_conv_per_stage"] if blocks is None else [2 * n + 1 for n in blocks]
+        decoder = [*(1 + n for n in kwargs["n_conv_per_stage_decoder"]), 0]
         size = list(self.patch_size)
         total = heads * math.prod(size)
         for stage, (stride, features) in enumerate(zip(self.strides, self.features, strict=True)):
             size = [n // s for n, s in zip(size, stride, strict=True)]
-            decoder = 0 if stage == self.stages - 1 else CONVOLUTIONS_PER_STAGE + 1
-            total += (CONVOLUTIONS_PER_STAGE + decoder) * features * math.prod(size)
+            total += (encoder[stage] + decoder[stage]) * features * math.prod(size)
         return total
 
 
