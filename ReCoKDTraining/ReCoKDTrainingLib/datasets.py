@@ -18,6 +18,7 @@ from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.files import read_json
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.terminology import with_terminology
 from ReCoKDLib.volume import Volume, stack_channels
 
 from .class_matching import Relabelling, relabelling
@@ -89,7 +90,8 @@ class NnunetRawDataset:
         if not channels or not isinstance(channels, dict) or not all(str(key).isdecimal() for key in channels):
             raise DatasetError(f"{folder / 'dataset.json'} names no channels. Add 'channel_names': {{'0': 'MRI'}}.")
         self._channel_names = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        self._label_set = LabelSet.from_dataset_json(self.description)
+        self._label_set = with_terminology(LabelSet.from_dataset_json(self.description), self.name)
+        self._labels_in_files = self._label_set
         self._cases = self._find_cases(str(self.description.get("file_ending", ".nii.gz")))
 
     def _find_cases(self, ending: str) -> tuple[Case, ...]:
@@ -120,7 +122,7 @@ class NnunetRawDataset:
 
     @property
     def label_set(self) -> LabelSet:
-        """From ``dataset.json``."""
+        """From ``dataset.json``, with standard codes where the names tell them."""
         return self._label_set
 
     @property
@@ -132,7 +134,7 @@ class NnunetRawDataset:
         """The same cases with other labels: classes of this dataset in another numbering; the rest is background."""
         other = copy.copy(self)
         other._label_set = label_set
-        numbers = relabelling(self.label_set, label_set)
+        numbers = relabelling(self._labels_in_files, label_set)
         other._cases = tuple(replace(case, relabelling=numbers) for case in self.cases)
         return other
 

@@ -17,7 +17,6 @@ from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
 from ReCoKDLib.prediction import Predictor
-from ReCoKDLib.terminology import with_terminology
 
 from .evaluation import EvaluationResult, evaluate_cases
 from .evaluation_report import write_reports
@@ -64,7 +63,7 @@ def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Path
         OutputError: The run folder cannot be written.
     """
     card = _card(run, presentation)
-    label_set = with_terminology(run.dataset.label_set, run.dataset.name)
+    label_set = run.dataset.label_set
     path = run.settings.output / f"{card.name}{PACKAGE_SUFFIX}"
     weights = [plain_state(run.trainer.distiller.student)]
 

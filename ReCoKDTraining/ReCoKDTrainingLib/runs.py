@@ -17,7 +17,6 @@ from ReCoKDLib.networks import build_network, load_weights
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import choose_device
-from ReCoKDLib.terminology import with_terminology
 
 from .cache import preprocess_cases
 from .class_matching import ClassMap, common_classes, match_classes, select_classes
@@ -207,8 +206,7 @@ def match_model(model: ModelPackage, dataset: NnunetRawDataset) -> ClassMap:
         PackageError: The model has another number of channels, or does not know one of the classes.
     """
     _require_channels(model, dataset)
-    labels = with_terminology(dataset.label_set, dataset.name)
-    return match_classes(labels, model.label_set, dataset.name, model.card.name)
+    return match_classes(dataset.label_set, model.label_set, dataset.name, model.card.name)
 
 
 def for_evaluation(model: ModelPackage, dataset: NnunetRawDataset) -> NnunetRawDataset:
@@ -219,8 +217,7 @@ def for_evaluation(model: ModelPackage, dataset: NnunetRawDataset) -> NnunetRawD
         DatasetError: Regions overlap in another way than the model's.
     """
     _require_channels(model, dataset)
-    labels = with_terminology(dataset.label_set, dataset.name)
-    return dataset.with_labels(common_classes(model.label_set, labels, model.card.name, dataset.name))
+    return dataset.with_labels(common_classes(model.label_set, dataset.label_set, model.card.name, dataset.name))
 
 
 def _require_channels(model: ModelPackage, dataset: NnunetRawDataset) -> None:
