@@ -64,7 +64,8 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _train(arguments: argparse.Namespace, progress: Progress) -> None:
     from .finish import Presentation, finish_run
-    from .runs import RunSettings, parse_labels, parse_loss_options, parse_losses, parse_mirror_axes, prepare_run
+    from .parsing import parse_labels, parse_loss_options, parse_losses, parse_mirror_axes
+    from .runs import RunSettings, prepare_run
 
     if arguments.task == "teacher" and arguments.teacher is not None:
         raise InputError("--teacher is for students. Leave it out, or use --task distill.")
@@ -117,7 +118,8 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from .datasets import NnunetRawDataset, read_split
     from .evaluation import evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
-    from .runs import for_evaluation, parse_labels
+    from .parsing import parse_labels
+    from .runs import for_evaluation
 
     if not arguments.models:
         raise InputError("--model is missing. Name the model packages to evaluate.")

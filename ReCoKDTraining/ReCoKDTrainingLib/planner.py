@@ -65,13 +65,15 @@ def plan_dataset(
     Raises:
         DatasetError: Channels differ from the fingerprint's, or the images are flat or too small for a 3D
             network.
-        PlanError: The memory does not suffice for the smallest network.
+        PlanError: There is no such planner, or the memory does not suffice for the smallest network.
     """
     if len(channel_names) != fingerprint.channels:
         raise DatasetError(
             f"dataset.json names {len(channel_names)} channels and the fingerprint has "
             f"{fingerprint.channels}. Make the fingerprint anew."
         )
+    if planner not in PRESETS:
+        raise PlanError(f"There is no planner {planner!r}. There are: {', '.join(PRESETS)}.")
     preset = PRESETS[planner]
     if memory_gb is None:
         memory_gb = preset.memory_gb

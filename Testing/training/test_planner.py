@@ -17,7 +17,7 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network
 from ReCoKDLib.plan import Plan
 from ReCoKDTrainingLib.fingerprint import CaseFingerprint, Fingerprint
-from ReCoKDTrainingLib.planner import plan_dataset
+from ReCoKDTrainingLib.planner import plan_dataset, with_backbone
 from ReCoKDTrainingLib.topology import topology_for
 
 Triple = tuple[float, float, float]
@@ -300,3 +300,11 @@ def test_senseless_memory_is_refused(memory_gb: float) -> None:
 def test_too_little_memory_is_refused() -> None:
     with pytest.raises(PlanError, match="does not suffice"):
         plan_dataset(DATASETS["hippocampus"][0], ["MRI"], LABELS, memory_gb=1e-6)
+
+
+def test_unknown_names_are_refused() -> None:
+    fingerprint, channels, labels, _ = DATASETS["hippocampus"]
+    with pytest.raises(PlanError, match="no planner 'resenc-s'. There are: default, resenc-m, resenc-l, resenc-xl"):
+        plan_dataset(fingerprint, channels, labels, planner="resenc-s")
+    with pytest.raises(PlanError, match="no backbone 'VNet'. There are: PlainConvUNet, .*UNet"):
+        with_backbone(plan_dataset(fingerprint, channels, labels), "VNet")
