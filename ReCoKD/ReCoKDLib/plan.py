@@ -64,8 +64,10 @@ class Architecture:
         """The full-size network of a backbone (its name in :data:`.backbones.BACKBONES`) with these stages.
 
         Raises:
-            PlanError: The backbone has no such network.
+            PlanError: There is no such backbone, or it has no such network.
         """
+        if backbone not in BACKBONES:
+            raise PlanError(f"There is no backbone {backbone!r}. There are: {', '.join(BACKBONES)}.")
         entry = BACKBONES[backbone]
         return cls(entry.class_name, entry.for_topology(features, strides, kernel_sizes), entry.imports)
 

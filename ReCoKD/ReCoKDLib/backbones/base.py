@@ -45,12 +45,15 @@ class Backbone(ABC):
         class_name: What a plan calls it.
         arguments: The keyword arguments that a plan may give; input and output channels are never among them.
         imports: Those of :meth:`for_topology` whose values are dotted names of classes.
+        encoder_returns_stages: Whether the network has an ``encoder`` that returns the list of all stages' features,
+            bottleneck last, and a ``decoder`` that takes it.
     """
 
     name: ClassVar[str]
     class_name: ClassVar[str]
     arguments: ClassVar[frozenset[str]]
     imports: ClassVar[tuple[str, ...]] = ()
+    encoder_returns_stages: ClassVar[bool] = False
 
     @abstractmethod
     def features(self, kwargs: Kwargs) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ class NnunetUNet(Backbone):
         }
     )
     imports = ("conv_op", "norm_op", "dropout_op", "nonlin")
+    encoder_returns_stages = True
 
     def features(self, kwargs: Kwargs) -> tuple[int, ...]:
         return tuple(int(c) for c in kwargs["features_per_stage"])
