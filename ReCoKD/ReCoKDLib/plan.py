@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from .errors import PlanError
+from .legacy_plans import intensity_properties, with_architecture
 
 Int3 = tuple[int, int, int]
 Float3 = tuple[float, float, float]
@@ -25,6 +26,9 @@ NORMALIZATION_SCHEMES = (
 )
 _CT_PROPERTIES = frozenset({"mean", "std", "percentile_00_5", "percentile_99_5"})
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
+# nnU-Net finds any function in its folder by name; these are those that its planners write and its code can call.
+RESAMPLING_FUNCTIONS = (_DEFAULT_RESAMPLING, "resample_torch_fornnunet", "no_resampling_hack")
+_PREPROCESSOR, _LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
 # What may stand where nnU-Net's JSON names a Python object; a name from outside is never imported.
 _IMPORTABLE = frozenset(
     {
@@ -103,7 +107,8 @@ class Plan:
         intensity_properties: For each channel: mean, std, percentile_00_5, percentile_99_5 ... of the training
             foreground (empty where unknown).
         architecture: The network.
-        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities".
+        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities", with
+            "function" for those of :data:`RESAMPLING_FUNCTIONS` that are not the default.
         median_shape: Median shape of the training cases in voxels at ``spacing``.
         original_median_spacing: Median spacing of the training cases, mm.
     """
@@ -188,8 +193,13 @@ class Plan:
 
     @classmethod
     def _from_configuration(cls, plans: Mapping[str, Any], configuration: str, chosen: Mapping[str, Any]) -> Plan:
-        if "architecture" not in chosen:
-            raise PlanError("The plan describes its network in the form of nnU-Net before 2.3, which is not read yet.")
+        chosen = with_architecture(chosen)
+        for what, named, known in (
+            ("prepares images", chosen.get("preprocessor_name"), _PREPROCESSOR),
+            ("reads labels", plans.get("label_manager"), _LABEL_MANAGER),
+        ):
+            if named not in (None, known):
+                raise PlanError(f"The plan {what} by {named!r}, somebody's own code; only {known!r} is known here.")
         architecture = Architecture(
             str(chosen["architecture"]["network_class_name"]),
             dict(chosen["architecture"]["arch_kwargs"]),
@@ -202,13 +212,18 @@ class Plan:
                     f"The plan's network uses {key} = {value!r}, which is not on the list of known classes."
                 )
         resampling = {}
-        for what, key in (("data", "data"), ("seg", "seg"), ("probabilities", "probabilities")):
-            function = chosen[f"resampling_fn_{key}"]
+        for what in ("data", "seg", "probabilities"):
+            function = chosen[f"resampling_fn_{what}"]
+            if function not in RESAMPLING_FUNCTIONS:
+                raise PlanError(
+                    f"The plan resamples by {function!r}, which is not known here. "
+                    f"Known: {', '.join(RESAMPLING_FUNCTIONS)}."
+                )
+            resampling[what] = dict(chosen[f"resampling_fn_{what}_kwargs"])
             if function != _DEFAULT_RESAMPLING:
-                raise PlanError(f"The plan resamples by {function!r}; only {_DEFAULT_RESAMPLING!r} is known here.")
-            resampling[what] = dict(chosen[f"resampling_fn_{key}_kwargs"])
+                resampling[what]["function"] = function
         schemes = tuple(str(scheme) for scheme in chosen["normalization_schemes"])
-        properties = plans.get("foreground_intensity_properties_per_channel") or {}
+        properties = intensity_properties(plans)
         spacing = _triple(chosen["spacing"], float, "spacing")
         return cls(
             dataset_name=str(plans.get("dataset_name", "")),
@@ -240,7 +255,7 @@ class Plan:
         """The plan as the contents of an nnU-Net v2 ``plans.json`` with this one configuration."""
         configuration: dict[str, Any] = {
             "data_identifier": f"{self.plans_name}_{self.configuration}",
-            "preprocessor_name": "DefaultPreprocessor",
+            "preprocessor_name": _PREPROCESSOR,
             "batch_size": self.batch_size,
             "patch_size": list(self.patch_size),
             "median_image_size_in_voxels": list(self.median_shape),
@@ -254,9 +269,9 @@ class Plan:
             },
             "batch_dice": self.batch_dice,
         }
-        for what, kwargs in self.resampling.items():
-            configuration[f"resampling_fn_{what}"] = _DEFAULT_RESAMPLING
-            configuration[f"resampling_fn_{what}_kwargs"] = dict(kwargs)
+        for what, options in self.resampling.items():
+            configuration[f"resampling_fn_{what}"] = options.get("function", _DEFAULT_RESAMPLING)
+            configuration[f"resampling_fn_{what}_kwargs"] = {k: v for k, v in options.items() if k != "function"}
         return {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_name,
@@ -267,7 +282,7 @@ class Plan:
             "transpose_backward": list(self.transpose_backward),
             "configurations": {self.configuration: configuration},
             "experiment_planner_used": "ExperimentPlanner",
-            "label_manager": "LabelManager",
+            "label_manager": _LABEL_MANAGER,
             "foreground_intensity_properties_per_channel": {
                 str(channel): dict(values) for channel, values in enumerate(self.intensity_properties)
             },

@@ -16,7 +16,8 @@ import torch
 from packages import TWO_WIDE, small_weights
 from plans import plans_json, small_plan
 from ReCoKDLib.errors import DatasetError, InputError, OutputError, PackageError, PlanError
-from ReCoKDLib.exchange.nnunet_import import find_results_folder, import_nnunet
+from ReCoKDLib.exchange.nnunet_import import import_nnunet
+from ReCoKDLib.exchange.nnunet_results import find_results_folder
 from ReCoKDLib.package import ModelPackage
 
 FOLDER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -128,12 +129,12 @@ def test_names_of_compiled_and_distributed_networks_are_known(results: Results, 
 def test_fold_and_checkpoint_are_chosen(results: Results, tmp_path: Path) -> None:
     results(fold="all", file="checkpoint_best.pth", current_epoch=7)
     folder = results(current_epoch=9)
-    path = import_nnunet(folder, tmp_path / "p", fold="all", checkpoint="best")
+    path = import_nnunet(folder, tmp_path / "p", folds=["all"], checkpoint="best")
     assert ModelPackage.open(path).card.training.options["epochs"] == 7
-    with pytest.raises(InputError, match=r"has no fold 3\. It has: 0, all\. Choose with --fold"):
-        import_nnunet(folder, tmp_path / "q", fold="3")
+    with pytest.raises(InputError, match=r"has no fold 3\. It has: 0, all\. Choose with --folds"):
+        import_nnunet(folder, tmp_path / "q", folds=["3"])
     with pytest.raises(InputError, match=r"no checkpoint_best\.pth\. It has: checkpoint_final\.pth"):
-        import_nnunet(folder, tmp_path / "q", checkpoint="best")
+        import_nnunet(folder, tmp_path / "q", folds=["0"], checkpoint="best")
 
 
 def test_nnunets_own_validation_is_kept(results: Results, tmp_path: Path) -> None:
