@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,7 @@ def random_results(
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    declare_torchvision_operators()
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
     (folder / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
@@ -75,6 +77,22 @@ def random_results(
             place / "checkpoint_final.pth",
         )
     return folder
+
+
+def declare_torchvision_operators() -> None:
+    """Let torchvision be imported where its build does not fit torch.
+
+    nnU-Net looks for classes that moved by importing everything, timm and with it torchvision among it. Nothing here
+    calls an operator of torchvision's; its import only wants them declared.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError):
+        for operator in ("nms", "qnms"):
+            with suppress(RuntimeError):  # declared already
+                torch.library.define(
+                    f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                )
 
 
 class _SinglePrecision(ModuleType):

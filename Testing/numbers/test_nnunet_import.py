@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from packages import TWO_WIDE, small_weights
-from plans import plans_json, small_plan
+from plans import of_2022, plans_json, small_plan
+from ReCoKDLib.cli import main
 from ReCoKDLib.errors import DatasetError, InputError, OutputError, PackageError, PlanError
 from ReCoKDLib.exchange.nnunet_import import import_nnunet
 from ReCoKDLib.exchange.nnunet_results import find_results_folder
@@ -137,6 +138,83 @@ def test_fold_and_checkpoint_are_chosen(results: Results, tmp_path: Path) -> Non
         import_nnunet(folder, tmp_path / "q", folds=["0"], checkpoint="best")
 
 
+def test_without_a_choice_every_numbered_fold_that_is_ready_is_taken(results: Results, tmp_path: Path) -> None:
+    """As nnU-Net finds them by itself: not fold_all, and not one whose training goes on."""
+    for seed, fold in enumerate(("10", "2", "all", "0")):
+        weights = small_weights(small_plan(features=TWO_WIDE), seed)
+        folder = results(fold=fold, network_weights=weights)
+    results(fold="3", file="checkpoint_best.pth")
+    package = ModelPackage.open(import_nnunet(folder, tmp_path / "p"))
+    package.verify()
+    assert package.card.folds == 3
+    assert package.card.training.options["folds"] == ["0", "2", "10"]
+    for fold, seed in enumerate((3, 1, 0)):
+        expected = small_weights(package.plan, seed)
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in package.weights(fold).items())
+
+
+def test_folds_are_chosen_on_the_command_line(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fold in ("0", "1", "2", "all"):
+        folder = results(fold=fold)
+
+    def imported(*options: str) -> list[str]:
+        out = tmp_path / "-".join(("p", *options))
+        assert main(["import", "nnunet", str(folder), "--output", str(out), *options]) == 0
+        options_recorded = ModelPackage.open(out).card.training.options
+        return [str(fold) for fold in options_recorded["folds"]]
+
+    assert imported("--folds", "2, 0,2") == ["2", "0"]
+    assert "2 folds of" in capsys.readouterr().out
+    assert imported("--folds", "all") == ["all"]
+    assert imported() == ["0", "1", "2"]
+    with pytest.raises(SystemExit):
+        imported("--folds", "0,../1")
+    assert "names no folds; give numbers such as 0,1,2, or all" in capsys.readouterr().err
+
+
+def test_missing_folds_are_listed(results: Results, tmp_path: Path) -> None:
+    folder = results(fold="all")
+    results(fold="1", file="checkpoint_latest.pth")
+    (folder / "fold_4").mkdir()
+    with pytest.raises(
+        InputError,
+        match=r"No numbered fold .* has checkpoint_final\.pth\. It has fold 1: checkpoint_latest\.pth; fold 4: "
+        r"no checkpoint; fold all: checkpoint_final\.pth\. Choose with --folds",
+    ):
+        import_nnunet(folder, tmp_path / "p")
+
+
+def test_folds_of_two_trainings_are_refused(results: Results, tmp_path: Path) -> None:
+    results(fold="0")
+    folder = results(fold="1", init_args={"configuration": "3d_lowres"})
+    with pytest.raises(PlanError, match="was trained as 3d_fullres, .* as 3d_lowres"):
+        import_nnunet(folder, tmp_path / "p")
+    folder = results(fold="1", network_weights=small_weights(small_plan(features=(8, 8))))
+    with pytest.raises(
+        PlanError, match=r"do not fit the plan: encoder\.stages\.0\.0\.convs\.0\.conv\.weight has shape"
+    ):
+        import_nnunet(folder, tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"labels": {"background": 0, "posterior": 1, "anterior": 2}}, "labels"),
+        ({"labels": {"background": 0, "posterior": 2, "anterior": 1}}, "labels"),  # only the order differs
+        ({"channel_names": {"0": "CT"}}, "channel_names"),
+    ],
+)
+def test_names_that_are_not_those_of_the_training_are_refused(
+    results: Results, tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    trained = {"configuration": "3d_fullres", "dataset_json": DATASET}
+    import_nnunet(results(init_args=trained), tmp_path / "same")
+    with pytest.raises(DatasetError, match=f"The {what} in dataset.json are .* Restore the dataset.json of that"):
+        import_nnunet(results(dataset={**DATASET, **changes}, init_args=trained), tmp_path / "p")
+
+
 def test_nnunets_own_validation_is_kept(results: Results, tmp_path: Path) -> None:
     folder = results()
     (folder / "fold_0" / "validation").mkdir()
@@ -144,6 +222,12 @@ def test_nnunets_own_validation_is_kept(results: Results, tmp_path: Path) -> Non
     (folder / "fold_0" / "validation" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     metrics = ModelPackage.open(import_nnunet(folder, tmp_path / "p")).card.metrics
     assert metrics == {"dice_of_nnunet_validation": {"anterior": 0.9, "posterior": 0.8}}
+    results(fold="1")
+    (folder / "fold_1" / "validation").mkdir()
+    summary = {"mean": {"1": {"Dice": 0.5}, "2": {"Dice": 0.6}}}
+    (folder / "fold_1" / "validation" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    metrics = ModelPackage.open(import_nnunet(folder, tmp_path / "q")).card.metrics
+    assert metrics["dice_of_nnunet_validation"] == pytest.approx({"anterior": 0.7, "posterior": 0.7})
 
 
 def test_ct_is_told_by_its_normalisation(results: Results, tmp_path: Path) -> None:
@@ -189,6 +273,8 @@ def test_what_is_no_results_folder_is_refused(results: Results, tmp_path: Path) 
     first, second = results("nnUNetTrainer__nnUNetPlans__3d_fullres"), results("nnUNetTrainer__nnUNetPlans__3d_lowres")
     with pytest.raises(InputError, match=f"several results folders: {first.name}, {second.name}"):
         find_results_folder(first.parent)
+    with pytest.raises(InputError, match=f"several results folders: {first.parent.name}/{first.name}, "):
+        find_results_folder(tmp_path)
     (first / "plans.json").write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match="is not what nnU-Net writes"):
         import_nnunet(first, tmp_path / "p")
@@ -203,6 +289,47 @@ def test_other_configurations_are_refused(results: Results, tmp_path: Path) -> N
     two = results(dataset={**DATASET, "channel_names": {"0": "T1w", "1": "T2w"}})
     with pytest.raises(DatasetError, match=r"names 2 channel\(s\), the plan has 1"):
         import_nnunet(two, tmp_path / "p")
+
+
+def test_results_of_nnunet_1_are_told(tmp_path: Path) -> None:
+    (tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1" / "fold_0").mkdir(parents=True)
+    (tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1" / "fold_0" / "model_final_checkpoint.model").touch()
+    with pytest.raises(InputError, match="holds results of nnU-Net v1, which are not read. Train .* with v2"):
+        find_results_folder(tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_an_unknown_network_is_named(results: Results, tmp_path: Path, legacy: bool) -> None:
+    plans = plans_json(features=TWO_WIDE)
+    plans["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "umamba.UMambaBot"
+    with pytest.raises(PlanError, match="UMambaBot' is not known. Known: .*PlainConvUNet.*ResidualEncoderUNet"):
+        import_nnunet(results(plans=of_2022(plans) if legacy else plans), tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("reader", "told", "expected"),
+    [
+        ("SimpleITKIO", None, None),
+        ("SimpleITKIO", "LPS", "LPS"),
+        ("NibabelIOWithReorient", None, "RAS"),
+        ("SimpleITKIOWithReorient", "RAS", "RAS"),
+        ("TheirIO", "LAS", "LAS"),
+    ],
+)
+def test_the_orientation_is_the_readers(
+    results: Results, tmp_path: Path, reader: str, told: str | None, expected: str | None
+) -> None:
+    folder = results(plans={**plans_json(features=TWO_WIDE), "image_reader_writer": reader})
+    assert ModelPackage.open(import_nnunet(folder, tmp_path / "p", orientation=told)).card.orientation == expected
+
+
+def test_readers_that_contradict_or_are_unknown_are_refused(results: Results, tmp_path: Path) -> None:
+    folder = results(plans={**plans_json(features=TWO_WIDE), "image_reader_writer": "NibabelIOWithReorient"})
+    with pytest.raises(PlanError, match="brings images to RAS, not to LPS"):
+        import_nnunet(folder, tmp_path / "p", orientation="LPS")
+    folder = results(plans={**plans_json(features=TWO_WIDE), "image_reader_writer": "TheirIO"})
+    with pytest.raises(PlanError, match="'TheirIO', somebody's own code.*--orientation RAS"):
+        import_nnunet(folder, tmp_path / "p")
 
 
 def test_an_existing_model_is_kept(results: Results, tmp_path: Path) -> None:
