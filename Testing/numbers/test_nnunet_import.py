@@ -148,9 +148,9 @@ def test_without_a_choice_every_numbered_fold_that_is_ready_is_taken(results: Re
     package.verify()
     assert package.card.folds == 3
     assert package.card.training.options["folds"] == ["0", "2", "10"]
-    for fold, seed in enumerate((3, 1, 0)):
+    for number, seed in enumerate((3, 1, 0)):
         expected = small_weights(package.plan, seed)
-        assert all(torch.equal(tensor, expected[key]) for key, tensor in package.weights(fold).items())
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in package.weights(number).items())
 
 
 def test_folds_are_chosen_on_the_command_line(

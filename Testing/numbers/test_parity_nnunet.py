@@ -208,13 +208,13 @@ def images(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """The CT on several grids, as files."""
     ct = sitk.ReadImage(str(shared_data / "ct" / "example_ct.nii.gz"))
     turned, lps = oblique_left_handed(), scanner_lps()
-    # Odd lengths at 1.5 mm: half of them fall between two lengths when they are resampled to 3 mm or 1 mm.
+    # Brought to 4 mm, each axis falls between two lengths (60 x 2.5 / 4 = 37.5), so that the last digit counts.
     turned[:3, :3] = turned[:3, :3] / np.linalg.norm(turned[:3, :3], axis=0) * (2.5, 3.5, 4.5)
     made = {
         "ct": ct,
         "ct_crop": ct[30:85, 25:80, 30:75],
         "thick": resampled(ct, np.diag([1.0, 1.0, 5.0, 1.0]), (120, 100, 24)),
-        "oblique": resampled(ct, turned, (61, 55, 49)),
+        "oblique": resampled(ct, turned, (60, 52, 44)),
         "lps": resampled(ct, lps @ np.diag([3.0, 3.0, 3.0, 1.0]), (50, 45, 41)),
     }
     folder = tmp_path_factory.mktemp("images")
