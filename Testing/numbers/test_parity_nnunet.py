@@ -272,7 +272,7 @@ def test_files_are_labelled_as_by_nnunets_own_readers(
     reader: str, image: str, images: dict[str, Path], tmp_path: Path, row: Row
 ) -> None:
     """From file to file: the same labels at the same places in the patient, whichever axes the reader shows."""
-    plans = {**ct_plans((3.0, 4.0, 5.0)), "image_reader_writer": reader}
+    plans = {**ct_plans(), "image_reader_writer": reader}
     results = random_results(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres", plans, dataset_json(LABELS, ["CT"]))
     model = import_nnunet(results, tmp_path / "model.recokd.zip")
     with single_precision():
