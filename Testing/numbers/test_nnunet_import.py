@@ -19,6 +19,7 @@ from ReCoKDLib.cli import main
 from ReCoKDLib.errors import DatasetError, InputError, OutputError, PackageError, PlanError
 from ReCoKDLib.exchange.nnunet_import import import_nnunet
 from ReCoKDLib.exchange.nnunet_results import find_results_folder
+from ReCoKDLib.networks import build_network
 from ReCoKDLib.package import ModelPackage
 
 FOLDER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -330,6 +331,33 @@ def test_readers_that_contradict_or_are_unknown_are_refused(results: Results, tm
     folder = results(plans={**plans_json(features=TWO_WIDE), "image_reader_writer": "TheirIO"})
     with pytest.raises(PlanError, match="'TheirIO', somebody's own code.*--orientation RAS"):
         import_nnunet(folder, tmp_path / "p")
+
+
+@pytest.mark.usefixtures("nnunet")
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_nnunets_own_trainer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optimiser, logged NumPy numbers, device, plans: written by its own code after a step of training."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    plans = plans_json(features=TWO_WIDE)
+    device = torch.device("cpu")
+    trainer = nnUNetTrainer({**plans, "continue_training": False}, "3d_fullres", 0, dict(DATASET), device)
+    trainer.network = build_network(small_plan(features=TWO_WIDE).architecture, 1, 3, deep_supervision=True)
+    trainer.optimizer, _ = trainer.configure_optimizers()
+    trainer.network(torch.rand(1, 1, 16, 16, 16))[0].mean().backward()
+    trainer.optimizer.step()
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")
+    trainer.logger.log("mean_fg_dice", np.mean(np.float32([0.2, 0.4])), 0)
+    trainer.logger.log("dice_per_class_or_region", [np.float64(0.2), np.float64(0.4)], 0)
+    trainer._best_ema, trainer.inference_allowed_mirroring_axes = np.float64(0.3), (0, 1, 2)
+    folder = Path(trainer.output_folder).parent
+    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    (folder / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    package = ModelPackage.open(import_nnunet(folder, tmp_path / "p"))
+    assert package.card.description.startswith("nnUNetTrainer on Dataset901_Blobs")
+    assert all(torch.equal(trainer.network.state_dict()[key], tensor) for key, tensor in package.weights().items())
 
 
 def test_an_existing_model_is_kept(results: Results, tmp_path: Path) -> None:
