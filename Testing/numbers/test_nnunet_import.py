@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,23 @@ def test_a_checkpoint_that_would_run_code_is_not_read(results: Results, tmp_path
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["torch before 1.6", "plain pickle"])
+def test_other_forms_of_pickles_run_nothing_either(results: Results, tmp_path: Path, form: str) -> None:
+    file = results() / "fold_0" / "checkpoint_final.pth"
+    content = {"network_weights": {"x": Attack(tmp_path / "trace")}}
+    if form == "plain pickle":
+        file.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=False)
+    with pytest.raises(PackageError, match="It was not read|is damaged"):
+        import_nnunet(file.parents[1], tmp_path / "p")
+    assert not (tmp_path / "trace").exists()
+    if form == "plain pickle":  # the attack is one
+        pickle.loads(file.read_bytes())
+        assert (tmp_path / "trace").exists()
+
+
 def test_a_damaged_checkpoint_is_named(results: Results, tmp_path: Path) -> None:
     file = results() / "fold_0" / "checkpoint_final.pth"
     data = file.read_bytes()
@@ -287,16 +305,24 @@ def test_what_is_no_results_folder_is_refused(results: Results, tmp_path: Path) 
 def test_other_configurations_are_refused(results: Results, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="holds a 2D network; only 3D ones can be imported"):
         import_nnunet(results(init_args={"configuration": "2d"}), tmp_path / "p")
+    cascade = plans_json(features=TWO_WIDE)
+    cascade["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    with pytest.raises(PlanError, match="second stage of a cascade, which is not supported. Use 3d_fullres"):
+        import_nnunet(results(plans=cascade, init_args={"configuration": "3d_cascade_fullres"}), tmp_path / "p")
     two = results(dataset={**DATASET, "channel_names": {"0": "T1w", "1": "T2w"}})
     with pytest.raises(DatasetError, match=r"names 2 channel\(s\), the plan has 1"):
         import_nnunet(two, tmp_path / "p")
 
 
 def test_results_of_nnunet_1_are_told(tmp_path: Path) -> None:
-    (tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1" / "fold_0").mkdir(parents=True)
-    (tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1" / "fold_0" / "model_final_checkpoint.model").touch()
+    folder = tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "model_final_checkpoint.model").touch()
     with pytest.raises(InputError, match="holds results of nnU-Net v1, which are not read. Train .* with v2"):
-        find_results_folder(tmp_path / "nnUNetTrainerV2__nnUNetPlansv2.1")
+        find_results_folder(folder)
+    (folder / "plans.pkl").touch()
+    with pytest.raises(InputError, match="nnU-Net v1"):
+        find_results_folder(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -348,7 +374,7 @@ def test_a_checkpoint_of_nnunets_own_trainer_is_read(tmp_path: Path, monkeypatch
     trainer.network(torch.rand(1, 1, 16, 16, 16))[0].mean().backward()
     trainer.optimizer.step()
     trainer.grad_scaler = torch.amp.GradScaler("cpu")
-    trainer.logger.log("mean_fg_dice", np.mean(np.float32([0.2, 0.4])), 0)
+    trainer.logger.log("mean_fg_dice", np.mean(np.array([0.2, 0.4], np.float32)), 0)
     trainer.logger.log("dice_per_class_or_region", [np.float64(0.2), np.float64(0.4)], 0)
     trainer._best_ema, trainer.inference_allowed_mirroring_axes = np.float64(0.3), (0, 1, 2)
     folder = Path(trainer.output_folder).parent

@@ -38,14 +38,15 @@ def _export_nnunet(arguments: argparse.Namespace) -> None:
     folder = export_nnunet(package, arguments.output, arguments.overwrite).resolve()
     folds = " ".join(str(fold) for fold in range(package.card.folds))
     plan, dataset = package.plan, folder.parent.name
+    files = ", ".join(f"NAME_{channel:04d}.nii.gz" for channel in range(plan.channels))
     print(f"Exported {package.card.name}: {folder}")
-    print("Run it, without --disable_tta if it is to be averaged over flips, with")
+    print(f"Run it on a folder with {files}, without --disable_tta if it is to be averaged over flips, with")
     print(f'  nnUNetv2_predict_from_modelfolder -m "{folder}" -f {folds} --disable_tta -i IMAGES -o LABELS')
     if dataset.startswith("Dataset"):
         print(f'or, with nnUNet_results="{folder.parents[1]}",')
         names = f"-d {dataset} -tr {TRAINER} -p {plan.plans_name} -c {plan.configuration}"
         print(f"  nnUNetv2_predict {names} -f {folds} --disable_tta -i IMAGES -o LABELS")
-        print(f"or in Slicer's nnU-Net with the model folder {folder.parent}")
+        print("or in Slicer's nnU-Net, whose model path is the same folder.")
     else:
         print("nnUNetv2_predict and Slicer's nnU-Net want it in a folder whose name begins with Dataset.")
     for line in what_is_lost(package):

@@ -26,7 +26,7 @@ def find_results_folder(path: Path) -> Path:
     if below:
         names = ", ".join(child.relative_to(path).as_posix() for child in below)
         raise InputError(f"{path} holds several results folders: {names}. Give one of them.")
-    if (path / "plans.pkl").is_file() or any(path.glob("**/model_final_checkpoint.model")):
+    if any(any(path.glob(pattern)) for pattern in ("plans.pkl", "*/plans.pkl", "fold_*/model_*.model")):
         raise InputError(f"{path} holds results of nnU-Net v1, which are not read. Train the network again with v2.")
     raise InputError(
         f"{path} is not a results folder of nnU-Net v2: it lacks plans.json or dataset.json. Give the folder "
