@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from .backbones import BACKBONES, Backbone, backbone_of, triple
 from .errors import PlanError
+from .legacy_plans import intensity_properties, with_architecture
 
 Int3 = tuple[int, int, int]
 Float3 = tuple[float, float, float]
@@ -28,6 +29,13 @@ DEFAULT_PREPROCESSOR = "DefaultPreprocessor"
 WHOLE_IMAGE = "WholeImagePreprocessor"  # as MONAI's bundles do it; nnU-Net refuses the name
 _CT_PROPERTIES = frozenset({"mean", "std", "percentile_00_5", "percentile_99_5"})
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
+# nnU-Net finds any function in its folder by name; these are those that its planners write and its code can call, and
+# the last is MONAI's way, whose name nnU-Net refuses.
+RESAMPLING_FUNCTIONS = (
+    *(_DEFAULT_RESAMPLING, "resample_torch_fornnunet", "no_resampling_hack"),
+    "resample_from_first_voxel",
+)
+_LABEL_MANAGER = "LabelManager"
 # What may stand where nnU-Net's JSON names a Python object; a name from outside is never imported.
 _IMPORTABLE = frozenset(
     {
@@ -127,7 +135,8 @@ class Plan:
         intensity_properties: For each channel: mean, std, percentile_00_5, percentile_99_5 ... of the training
             foreground (empty where unknown).
         architecture: The network.
-        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities".
+        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities", with
+            "function" for those of :data:`RESAMPLING_FUNCTIONS` that are not the default.
         median_shape: Median shape of the training cases in voxels at ``spacing``.
         original_median_spacing: Median spacing of the training cases, mm.
         preprocessor: ``DefaultPreprocessor``, nnU-Net's, or ``WholeImagePreprocessor``; see
@@ -162,11 +171,6 @@ class Plan:
             )
         if min(self.spacing) <= 0 or min(self.patch_size) <= 0 or self.batch_size < 1:
             raise PlanError("The plan's spacing, patch size and batch size must be positive. Restore plans.json.")
-        if self.preprocessor not in (DEFAULT_PREPROCESSOR, WHOLE_IMAGE):
-            raise PlanError(
-                f"The plan prepares cases by {self.preprocessor!r}, which is not known here. "
-                f"Known: {DEFAULT_PREPROCESSOR}, {WHOLE_IMAGE}."
-            )
         if len(self.use_mask_for_norm) != self.channels or len(self.intensity_properties) != self.channels:
             raise PlanError("The plan names a different number of channels in different places. Restore plans.json.")
         for channel, scheme in enumerate(self.normalization_schemes):
@@ -222,8 +226,13 @@ class Plan:
 
     @classmethod
     def _from_configuration(cls, plans: Mapping[str, Any], configuration: str, chosen: Mapping[str, Any]) -> Plan:
-        if "architecture" not in chosen:
-            raise PlanError("The plan describes its network in the form of nnU-Net before 2.3, which is not read yet.")
+        chosen = with_architecture(chosen)
+        for what, named, known in (
+            ("prepares images", chosen.get("preprocessor_name"), (DEFAULT_PREPROCESSOR, WHOLE_IMAGE)),
+            ("reads labels", plans.get("label_manager"), (_LABEL_MANAGER,)),
+        ):
+            if named not in (None, *known):
+                raise PlanError(f"The plan {what} by {named!r}, somebody's own code; only {known[0]!r} is known here.")
         architecture = Architecture(
             str(chosen["architecture"]["network_class_name"]),
             dict(chosen["architecture"]["arch_kwargs"]),
@@ -237,18 +246,23 @@ class Plan:
                     f"The plan's network uses {key} = {value!r}, which is not on the list of known classes."
                 )
         resampling = {}
-        for what, key in (("data", "data"), ("seg", "seg"), ("probabilities", "probabilities")):
-            function = chosen[f"resampling_fn_{key}"]
+        for what in ("data", "seg", "probabilities"):
+            function = chosen[f"resampling_fn_{what}"]
+            if function not in RESAMPLING_FUNCTIONS:
+                raise PlanError(
+                    f"The plan resamples by {function!r}, which is not known here. "
+                    f"Known: {', '.join(RESAMPLING_FUNCTIONS)}."
+                )
+            resampling[what] = dict(chosen[f"resampling_fn_{what}_kwargs"])
             if function != _DEFAULT_RESAMPLING:
-                raise PlanError(f"The plan resamples by {function!r}; only {_DEFAULT_RESAMPLING!r} is known here.")
-            resampling[what] = dict(chosen[f"resampling_fn_{key}_kwargs"])
+                resampling[what]["function"] = function
         schemes = tuple(str(scheme) for scheme in chosen["normalization_schemes"])
-        properties = plans.get("foreground_intensity_properties_per_channel") or {}
+        properties = intensity_properties(plans)
         spacing = triple(chosen["spacing"], float, "spacing")
         return cls(
             dataset_name=str(plans.get("dataset_name", "")),
             plans_name=str(plans.get("plans_name", "nnUNetPlans")),
-            preprocessor=str(chosen.get("preprocessor_name", DEFAULT_PREPROCESSOR)),
+            preprocessor=str(chosen.get("preprocessor_name") or DEFAULT_PREPROCESSOR),
             configuration=configuration,
             spacing=spacing,
             patch_size=triple(chosen["patch_size"], int, "patch size"),
@@ -290,9 +304,9 @@ class Plan:
             },
             "batch_dice": self.batch_dice,
         }
-        for what, kwargs in self.resampling.items():
-            configuration[f"resampling_fn_{what}"] = _DEFAULT_RESAMPLING
-            configuration[f"resampling_fn_{what}_kwargs"] = dict(kwargs)
+        for what, options in self.resampling.items():
+            configuration[f"resampling_fn_{what}"] = options.get("function", _DEFAULT_RESAMPLING)
+            configuration[f"resampling_fn_{what}_kwargs"] = {k: v for k, v in options.items() if k != "function"}
         return {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_name,
@@ -303,7 +317,7 @@ class Plan:
             "transpose_backward": list(self.transpose_backward),
             "configurations": {self.configuration: configuration},
             "experiment_planner_used": "ExperimentPlanner",
-            "label_manager": "LabelManager",
+            "label_manager": _LABEL_MANAGER,
             "foreground_intensity_properties_per_channel": {
                 str(channel): dict(values) for channel, values in enumerate(self.intensity_properties)
             },

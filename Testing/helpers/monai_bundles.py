@@ -126,11 +126,13 @@ def metadata(
 
 
 def network_of(config: dict[str, Any]) -> torch.nn.Module:
-    """MONAI's network by MONAI's own parser, in evaluation mode; for configurations of ours only."""
-    from monai.bundle import ConfigParser
+    """MONAI's network of one of these configurations, in evaluation mode."""
+    from monai.networks import nets
 
-    parser = ConfigParser({key: config[key] for key in ("roi", "network_def")})
-    network: torch.nn.Module = parser.get_parsed_content("network_def")
+    arguments = {key: value for key, value in config["network_def"].items() if key != "_target_"}
+    if "spatial_dims" in arguments:
+        arguments["spatial_dims"] = 3
+    network: torch.nn.Module = getattr(nets, config["network_def"]["_target_"].rpartition(".")[2])(**arguments)
     return network.eval()
 
 

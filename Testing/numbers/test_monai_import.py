@@ -32,6 +32,7 @@ from ReCoKDLib import prediction
 from ReCoKDLib.cli import main
 from ReCoKDLib.errors import DatasetError, InputError, OutputError, PackageError, PlanError, ReCoKDError
 from ReCoKDLib.exchange.monai_import import import_monai
+from ReCoKDLib.exchange.nnunet_export import export_nnunet
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
@@ -159,6 +160,8 @@ def test_a_bundle_becomes_a_teacher(tmp_path: Path, capsys: pytest.CaptureFixtur
         **{"mean": 20.0, "std": 240.0, "percentile_00_5": 20.0, "percentile_99_5": 260.0}
     }
     assert Plan.from_nnunet(plan.to_nnunet()) == plan
+    with pytest.raises(PlanError, match="prepares images as a MONAI bundle does, which nnU-Net cannot"):
+        export_nnunet(package, tmp_path / "results")
 
 
 @pytest.mark.parametrize("form", ["zip", "zip of a folder", "yaml", "safetensors", "in a dictionary", "half"])

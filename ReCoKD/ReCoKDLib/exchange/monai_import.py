@@ -26,7 +26,7 @@ from ..labels import LabelSet
 from ..package import require_package_place, write_package
 from ..package_files import METADATA, model_name
 from ..plan import WHOLE_IMAGE, Architecture, Float3, Plan
-from ..resampling import FIRST_VOXEL
+from ..resampling import FROM_FIRST_VOXEL
 from .checkpoints import read_checkpoint, unwrapped
 from .heads import reordered_heads
 from .monai_config import BundleFiles, Configuration
@@ -210,7 +210,7 @@ def _plan(
         raise InputError(f"The bundle tells its voxel size, {preprocessing.spacing} mm. Leave --spacing out.")
     chosen = preprocessing.spacing or spacing
     assert chosen is not None
-    common = {"order_z": 0, "force_separate_z": False, "grid": FIRST_VOXEL}
+    common = {"order_z": 0, "force_separate_z": False, "function": FROM_FIRST_VOXEL}
     return Plan(
         dataset_name=dataset,
         configuration="3d_fullres",
