@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
+from ReCoKDLib.card import Card
 from ReCoKDLib.errors import OutputError, PackageError, ReCoKDError
 from ReCoKDLib.files import read_json, require_new, write_json
 from ReCoKDLib.labels import LabelSet
@@ -19,7 +21,7 @@ from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import choose_device
 
 from .cache import preprocess_cases
-from .datasets import NnunetRawDataset, Split, read_split
+from .datasets import NnunetRawDataset, Split, Task, read_split
 from .distiller import Distiller, EncoderDecoderRecorder, WeightedLoss
 from .fingerprint import Fingerprint, fingerprint_cases
 from .losses import SegmentationLoss, build_loss
@@ -124,7 +126,17 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     )
     device = choose_device(settings.device)
     dtype = autocast_dtype(device, settings.precision)
-    distiller = _distiller(settings, plan, dataset.label_set, teacher, dtype).to(device)
+    torch.manual_seed(settings.seed)
+    distiller = build_distiller(
+        build_network(plan.architecture, plan.channels, dataset.label_set.number_of_heads, deep_supervision=True),
+        plan,
+        dataset.label_set,
+        teacher,
+        losses=settings.losses,
+        loss_options=settings.loss_options,
+        ramp=settings.ramp,
+        dtype=dtype,
+    ).to(device)
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     goes_on = resume and (settings.output / CHECKPOINT).is_file()  # a run killed in its first epoch has none yet
@@ -176,7 +188,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
 
 
-def require_same_task(model: ModelPackage, dataset: NnunetRawDataset) -> None:
+def require_same_task(model: TeacherModel, dataset: Task) -> None:
     """Check that a model's channels and labels are the dataset's.
 
     Raises:
@@ -221,47 +233,84 @@ def _plan(
     return full.with_width(settings.width)
 
 
-def _distiller(
-    settings: RunSettings,
+class TeacherModel(Protocol):
+    """What is needed of a teacher; a :class:`ModelPackage` has it."""
+
+    @property
+    def plan(self) -> Plan:
+        """Its network and the preprocessing that it was trained with."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """What its outputs mean."""
+
+    @property
+    def card(self) -> Card:
+        """What it is."""
+
+    def weights(self, fold: int = 0) -> dict[str, torch.Tensor]:
+        """Its state dictionary."""
+
+
+def build_distiller(
+    student: nn.Module,
     plan: Plan,
     label_set: LabelSet,
-    teacher: ModelPackage | None,
+    teacher: TeacherModel | None,
+    *,
+    losses: Mapping[str, float],
+    loss_options: Mapping[str, Mapping[str, Any]],
+    ramp: float,
     dtype: torch.dtype | None,
 ) -> Distiller:
-    heads = label_set.number_of_heads
-    torch.manual_seed(settings.seed)
-    student = build_network(plan.architecture, plan.channels, heads, deep_supervision=True)
+    """Student, teacher and losses for training with deep supervision.
+
+    Args:
+        student: The network of ``plan``, with deep supervision.
+        plan: The student's.
+        label_set: What both networks' outputs mean.
+        teacher: Whom to learn from; None for the labels alone.
+        losses: Distillation losses with their eta.
+        loss_options: Options of each loss.
+        ramp: Part of the training over which eta rises.
+        dtype: Of autocast in both networks; None for float32.
+
+    Raises:
+        PackageError: The teacher is an ensemble.
+        PlanError: Its weights do not fit its plan.
+        ReCoKDError: A loss, an option, or a pair of encoders does not fit.
+    """
     teacher_network = None
-    losses = {}
+    weighted = {}
     if teacher is not None:
         if teacher.card.folds != 1:
             raise PackageError(
                 f"The teacher {teacher.card.name} is an ensemble of {teacher.card.folds} folds; features can be "
                 "distilled from one network only. Import one of its folds."
             )
-        teacher_network = build_network(teacher.plan.architecture, plan.channels, heads)
+        teacher_network = build_network(teacher.plan.architecture, plan.channels, label_set.number_of_heads)
         load_weights(teacher_network, teacher.weights(0))
         recorder = EncoderDecoderRecorder()
-        losses = {
+        weighted = {
             name: WeightedLoss(
                 build_loss(
                     name,
                     teacher_channels=recorder.channels(teacher_network),
                     student_channels=recorder.channels(student),
                     label_set=label_set,
-                    options=settings.loss_options.get(name, {}),
+                    options=loss_options.get(name, {}),
                 ),
                 eta,
             )
-            for name, eta in settings.losses.items()
+            for name, eta in losses.items()
         }
     outputs = len(plan.architecture.strides) - 1
     return Distiller(
         student,
         teacher_network,
         SegmentationLoss(label_set, outputs, plan.batch_dice),
-        losses,
-        ramp=settings.ramp,
+        weighted,
+        ramp=ramp,
         teacher_dtype=dtype,
         amp_dtype=dtype,
     )
