@@ -180,7 +180,10 @@ def open_teacher(path: Path, fold: str) -> TeacherModel:
         raise InputError(f"{PREFIX}TEACHER names {path}, which does not exist.")
     if path.is_file() or (path / CHECKSUMS).is_file():
         return ModelPackage.open(path)
-    model = read_results(path, path.name, fold=fold)
+    try:
+        model = read_results(path, path.name, fold=fold)
+    except InputError as error:
+        raise InputError(f"{error} The folder is that of {PREFIX}TEACHER, the fold {PREFIX}TEACHER_FOLD.") from error
     return _ResultsTeacher(model.plan, model.label_set, model.card, model.weights)
 
 

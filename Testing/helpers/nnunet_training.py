@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,23 @@ def environment(folder: Path, teacher: Path, **ours: str) -> dict[str, str]:
         "RECOKD_RAMP": "0",
         **ours,
     }
+
+
+def run_command(entry: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """One of nnU-Net's commands in a process of its own; ``entry`` is ``MODULE:FUNCTION`` as in its packaging."""
+    module, function = entry.split(":")
+    own = Path(__file__)
+    start = f"from {own.stem} import declare_torchvision_operators as d; d(); from {module} import {function} as f; f()"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECOKD_", "nnUNet_"))}
+    paths = [str(own.parent), *(path for path in sys.path if path)]
+    return subprocess.run(
+        [sys.executable, "-c", start, *arguments],
+        env={**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8", **variables},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
 
 
 def read_dataset(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -25,10 +27,12 @@ from nnunet_training import (
     one_of_two_trainers,
     prepare,
     read_dataset,
+    run_command,
     steps_of_a_trainer,
 )
 from ReCoKDLib.cli import main
 from ReCoKDLib.errors import InputError, OutputError, PackageError, PlanError, ReCoKDError
+from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.networks import check_weights
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
@@ -290,6 +294,7 @@ def test_targets_are_labels_and_ours_are_downsampled_as_nnunets(
     trainer = make(trainer_class, data, monkeypatch, teacher, RECOKD_LOSSES="reco=0", nnUNet_results=str(tmp_path))
     trainer.initialize()
     batches, _ = trainer.get_dataloaders()
+    pickle.loads(pickle.dumps(batches.data_loader))  # as a process for augmentation gets it on Windows and macOS
     batch = next(batches)
     target = batch["target"]
     assert isinstance(target, torch.Tensor)
@@ -324,6 +329,72 @@ def test_regions_and_an_ignore_label_train(trainer_class: Any, regions: Path, mo
     (checkpoint,) = (regions / "results").rglob("checkpoint_final.pth")
     heads = torch.load(checkpoint, weights_only=False)["network_weights"]["decoder.seg_layers.0.weight"]
     assert heads.shape[0] == 2
+
+
+def test_without_distillation_a_step_is_nnunets(
+    trainer_class: Any, data: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+
+    states = []
+    for step in (trainer_class.train_step, trainer_class.__mro__[1].train_step):
+        torch.manual_seed(7)
+        trainer = make(trainer_class, data, monkeypatch, teacher, RECOKD_LOSSES="reco=0", nnUNet_results=str(tmp_path))
+        trainer.initialize()
+        batch: dict[str, Any] = fixed_batch(trainer.label_set)
+        if step is not trainer_class.train_step:
+            scales = DownsampleSegForDSTransform(trainer._get_deep_supervision_scales())
+            cases = [scales(segmentation=case)["segmentation"] for case in batch["target"]]
+            batch["target"] = [torch.stack(level) for level in zip(*cases, strict=True)]
+        losses = [float(step(trainer, batch)["loss"]) for _ in range(3)]
+        states.append((losses, trainer.network.state_dict()))
+    assert states[0][0] == pytest.approx(states[1][0], abs=1e-5)
+    torch.testing.assert_close(states[0][1], states[1][1], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_scaled_and_clipped_as_one(
+    trainer_class: Any, data: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a GPU: a scaler changes nothing, and where gradients overflow the step is left out."""
+    torch.manual_seed(5)
+    trainer = make(trainer_class, data, monkeypatch, teacher, nnUNet_results=str(tmp_path))
+    trainer.initialize()
+    start = {key: value.clone() for key, value in trainer.distiller.state_dict().items()}
+    optimiser = copy.deepcopy(trainer.optimizer.state_dict())
+    plain = steps_of_a_trainer(trainer, slice(None))["parameters"]
+    for scale, expected in ((2.0**10, plain), (float("inf"), {name: start[name] for name in plain})):
+        trainer.distiller.load_state_dict(start)
+        trainer.optimizer.load_state_dict(optimiser)
+        trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale, backoff_factor=1.0 - 1e-6)
+        scaled = steps_of_a_trainer(trainer, slice(None))["parameters"]
+        torch.testing.assert_close(scaled, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_nnunets_own_commands_train_and_predict(data: Path, teacher: Path, tmp_path: Path) -> None:
+    """nnUNetv2_train as users run it, then nnUNetv2_predict where nobody knows of us."""
+    variables = environment(data, teacher, RECOKD_EPOCHS="1", nnUNet_results=str(tmp_path / "results"))
+    variables["nnUNet_extTrainer"] = next(iter(nnunet_trainer.__path__))
+    train = ("nnunetv2.run.run_training:run_training_entry", "901", CONFIGURATION, "0", "-device", "cpu", "-tr", NAME)
+    run = run_command(*train, **variables)
+    assert run.returncode == 0, run.stderr
+    assert "Mean Validation Dice" in run.stdout
+    summary = tmp_path / "results" / "Dataset901_Blobs" / RESULTS / "fold_0" / "validation" / "summary.json"
+    trained = json.loads(summary.read_text(encoding="utf-8"))["foreground_mean"]["Dice"]
+    assert trained > 0.5
+    images, output = data / "raw" / "Dataset901_Blobs" / "imagesTr", tmp_path / "predicted"
+    arguments = ["-i", str(images), "-o", str(output), "-d", "901", "-c", CONFIGURATION, "-f", "0"]
+    run = run_command(
+        "nnunetv2.inference.predict_from_raw_data:predict_entry_point",
+        *arguments,
+        *("-tr", NAME, "-device", "cpu", "-npp", "1", "-nps", "1"),
+        **{name: value for name, value in variables.items() if name.startswith("nnUNet_") and "Trainer" not in name},
+    )
+    assert run.returncode == 0, run.stderr
+    for case in ("blobs_002", "blobs_003"):
+        found, truth = (read_volume(folder / f"{case}.nii.gz").array for folder in (output, images.parent / "labelsTr"))
+        dice = 2 * ((found == truth) & (truth > 0)).sum() / ((found > 0).sum() + (truth > 0).sum())
+        assert dice > 0.5
 
 
 # -- several processes --------------------------------------------------------------------------------------
@@ -414,7 +485,7 @@ def test_teachers_that_do_not_fit_are_refused(
 def test_a_fold_that_a_results_folder_lacks_is_refused(
     trained: Trained, trainer_class: Any, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="has no fold 3. It has: 0"):
+    with pytest.raises(InputError, match="has no fold 3. It has: 0.*the fold RECOKD_TEACHER_FOLD"):
         make(trainer_class, data, monkeypatch, trained.results, RECOKD_TEACHER_FOLD="3")
 
 

@@ -123,6 +123,11 @@ class nnUNetTrainerReCoKD(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 - 
                 )
         super().on_train_start()
         self.print_to_log_file(f"ReCo-KD: teacher {self.teacher.card.name}, {self.variables.to_dict()}")
+        if self.teacher.card.orientation is not None:
+            self.print_to_log_file(
+                f"ReCo-KD: the teacher is used to images in the orientation {self.teacher.card.orientation}; nnU-Net "
+                "takes them as they are stored."
+            )
 
     def on_train_epoch_start(self) -> None:
         """nnU-Net's, and the distiller is in training mode (its teacher never is)."""
