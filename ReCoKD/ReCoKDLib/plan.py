@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from .backbones import BACKBONES, Backbone, backbone_of, triple
 from .errors import PlanError
 
 Int3 = tuple[int, int, int]
@@ -45,7 +46,7 @@ class Architecture:
     """A network class and its arguments, as in a plan's ``architecture``.
 
     Attributes:
-        network_class_name: Dotted name; see :mod:`ReCoKDLib.networks` for those that can be built.
+        network_class_name: Dotted name; see :mod:`ReCoKDLib.backbones` for those that can be built.
         arch_kwargs: Its arguments as JSON values; classes stand as dotted names.
         requires_import: The keys of ``arch_kwargs`` whose values are such names.
     """
@@ -54,33 +55,52 @@ class Architecture:
     arch_kwargs: Mapping[str, Any]
     requires_import: tuple[str, ...]
 
+    @classmethod
+    def for_topology(
+        cls, backbone: str, features: Sequence[int], strides: Sequence[Int3], kernel_sizes: Sequence[Int3]
+    ) -> Architecture:
+        """The full-size network of a backbone (its name in :data:`.backbones.BACKBONES`) with these stages.
+
+        Raises:
+            PlanError: The backbone has no such network.
+        """
+        entry = BACKBONES[backbone]
+        return cls(entry.class_name, entry.for_topology(features, strides, kernel_sizes), entry.imports)
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is known of the network class.
+
+        Raises:
+            PlanError: Nothing is.
+        """
+        return backbone_of(self.network_class_name)
+
     @property
     def features_per_stage(self) -> tuple[int, ...]:
         """Channels of each encoder stage, full resolution first, bottleneck last."""
-        return tuple(int(c) for c in self.arch_kwargs["features_per_stage"])
+        return self.backbone.features(self.arch_kwargs)
 
     @property
     def strides(self) -> tuple[Int3, ...]:
         """Stride of each encoder stage along the plan's axes."""
-        return tuple(_triple(stride, int, "strides") for stride in self.arch_kwargs["strides"])
+        return self.backbone.strides(self.arch_kwargs)
+
+    @property
+    def stage_paths(self) -> tuple[str, ...]:
+        """The modules whose outputs are the encoder stages' features."""
+        return self.backbone.stage_paths(self.arch_kwargs)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the network has under deep supervision."""
+        return self.backbone.outputs(self.arch_kwargs)
 
     def with_width(self, t: int, minimum: int = 4) -> Architecture:
         """The same network with max(minimum, C / 2^t) channels in each stage (ReCo-KD's student, section 'Student')."""
         if t not in range(4):
             raise PlanError(f"The width exponent t must be 0, 1, 2 or 3; it is {t}.")
-        features = [max(min(minimum, c), c >> t) for c in self.features_per_stage]
-        return replace(self, arch_kwargs={**self.arch_kwargs, "features_per_stage": features})
-
-
-def _triple(values: Any, kind: type, what: str) -> Any:
-    if isinstance(values, (int, float)):
-        values = (values,) * 3
-    if not isinstance(values, Sequence) or len(values) != 3:
-        raise PlanError(
-            f"The plan's {what} should be three numbers, one for each axis; it is {values!r}. "
-            "Use a 3D configuration (3d_fullres or 3d_lowres)."
-        )
-    return tuple(kind(v) for v in values)
+        return self if t == 0 else replace(self, arch_kwargs=self.backbone.narrowed(self.arch_kwargs, t, minimum))
 
 
 @dataclass(frozen=True)
@@ -148,6 +168,8 @@ class Plan:
                     f"The plan normalises channel {channel} as CT but lacks its intensities "
                     f"({', '.join(sorted(_CT_PROPERTIES))}). Restore plans.json."
                 )
+        if len(self.architecture.features_per_stage) != len(self.architecture.strides):
+            raise PlanError("The plan's network has another number of widths than of strides. Restore plans.json.")
         for axis in range(3):
             total = 1
             for stride in self.architecture.strides:
@@ -195,6 +217,7 @@ class Plan:
             dict(chosen["architecture"]["arch_kwargs"]),
             tuple(chosen["architecture"]["_kw_requires_import"]),
         )
+        architecture.backbone.check(architecture.arch_kwargs)
         for key in architecture.requires_import:
             value = architecture.arch_kwargs.get(key)
             if value is not None and value not in _IMPORTABLE:
@@ -209,29 +232,29 @@ class Plan:
             resampling[what] = dict(chosen[f"resampling_fn_{key}_kwargs"])
         schemes = tuple(str(scheme) for scheme in chosen["normalization_schemes"])
         properties = plans.get("foreground_intensity_properties_per_channel") or {}
-        spacing = _triple(chosen["spacing"], float, "spacing")
+        spacing = triple(chosen["spacing"], float, "spacing")
         return cls(
             dataset_name=str(plans.get("dataset_name", "")),
             plans_name=str(plans.get("plans_name", "nnUNetPlans")),
             configuration=configuration,
             spacing=spacing,
-            patch_size=_triple(chosen["patch_size"], int, "patch size"),
+            patch_size=triple(chosen["patch_size"], int, "patch size"),
             batch_size=int(chosen["batch_size"]),
             batch_dice=bool(chosen.get("batch_dice", False)),
             normalization_schemes=schemes,
             use_mask_for_norm=tuple(bool(use) for use in chosen["use_mask_for_norm"]),
-            transpose_forward=_triple(plans["transpose_forward"], int, "axis order"),
-            transpose_backward=_triple(plans["transpose_backward"], int, "axis order"),
+            transpose_forward=triple(plans["transpose_forward"], int, "axis order"),
+            transpose_backward=triple(plans["transpose_backward"], int, "axis order"),
             intensity_properties=tuple(
                 {str(k): float(v) for k, v in properties.get(str(channel), {}).items()}
                 for channel in range(len(schemes))
             ),
             architecture=architecture,
             resampling=resampling,
-            median_shape=_triple(
+            median_shape=triple(
                 chosen.get("median_image_size_in_voxels", chosen["patch_size"]), float, "median image size"
             ),
-            original_median_spacing=_triple(
+            original_median_spacing=triple(
                 plans.get("original_median_spacing_after_transp", spacing), float, "median spacing"
             ),
         )

@@ -6,8 +6,9 @@ here; others (scenes, DICOM) enter by giving the same four attributes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,21 +20,31 @@ from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.volume import Volume, stack_channels
 
+from .class_matching import Relabelling, relabelling
+
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a file for each channel and, where somebody annotated it, a label map."""
+    """One case: a file for each channel and, where somebody annotated it, a label map.
+
+    Attributes:
+        identifier: Its name.
+        images: One file for each channel.
+        label: The label map, or None.
+        relabelling: Other numbers for the label map's values; None takes them as they are.
+    """
 
     identifier: str
     images: tuple[Path, ...]
     label: Path | None
+    relabelling: Relabelling | None = None
 
     def volume(self) -> Volume:
         """All channels as one volume."""
         return stack_channels([read_volume(path) for path in self.images])
 
     def labels(self) -> Volume | None:
-        """The label map, or None."""
+        """The label map as it is in the file, or None."""
         return None if self.label is None else read_volume(self.label)
 
 
@@ -121,6 +132,14 @@ class NnunetRawDataset:
         """By name."""
         return self._cases
 
+    def with_labels(self, label_set: LabelSet) -> NnunetRawDataset:
+        """The same cases with other labels: classes of this dataset in another numbering; the rest is background."""
+        other = copy.copy(self)
+        other._label_set = label_set
+        numbers = relabelling(self.label_set, label_set)
+        other._cases = tuple(replace(case, relabelling=numbers) for case in self.cases)
+        return other
+
 
 def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, Volume | None]:
     """Read a case and check that image and label belong together.
@@ -143,13 +162,19 @@ def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, V
             "another origin or direction. Resample the label to the image."
         )
     # Not as integers: 0.5 is no background.
-    unknown = sorted(set(np.unique(labels.array).tolist()) - label_set.training_values)
+    source = label_set if case.relabelling is None else case.relabelling.source
+    unknown = sorted(set(np.unique(labels.array).tolist()) - source.training_values)
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         raise DatasetError(
             f"The label of the case {case.identifier} holds the values [{shown}], which dataset.json does not name. "
             "Name them in dataset.json or correct the label map."
         )
+    if case.relabelling is not None:
+        numbers = np.zeros(max(source.training_values) + 1, dtype=np.int16)
+        for value, number in case.relabelling.values:
+            numbers[value] = number
+        labels = labels.with_array(numbers[labels.array.astype(np.intp)])
     return volume, labels
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.plan import Plan
+from ReCoKDLib.plan import Architecture, Plan
 
 TWO_LABELS = LabelSet.from_dataset_json({"labels": {"background": 0, "anterior": 1, "posterior": 2}})
 
@@ -92,6 +93,14 @@ def plans_json(
 def small_plan(**kwargs: Any) -> Plan:
     """The plan of :func:`plans_json`."""
     return Plan.from_nnunet(plans_json(**kwargs))
+
+
+def backbone_plan(backbone: str, features: Sequence[int] = (8, 16, 32), **kwargs: Any) -> Plan:
+    """The plan of :func:`plans_json` with a backbone's own network of these stages, all strides 2 but the first."""
+    stages = len(features)
+    strides = [(1, 1, 1), *[(2, 2, 2)] * (stages - 1)]
+    architecture = Architecture.for_topology(backbone, features, strides, [(3, 3, 3)] * stages)
+    return replace(small_plan(features=features, **kwargs), architecture=architecture)
 
 
 class ByIntensity(nn.Module):

@@ -28,7 +28,7 @@ from ReCoKDTrainingLib.nnunet_settings import (
     student_plans,
 )
 from ReCoKDTrainingLib.processes import average_gradients, share_parameters
-from ReCoKDTrainingLib.runs import build_distiller, require_same_task
+from ReCoKDTrainingLib.runs import build_distiller, match_model
 
 GRADIENT_CLIP = 12.0  # nnU-Net's
 OWN_KEY = "recokd"
@@ -59,7 +59,7 @@ class nnUNetTrainerReCoKD(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 - 
         task = NnunetTask.from_dataset_json(self.student_plan.dataset_name, dataset_json)
         self.label_set = task.label_set
         self.teacher = open_teacher(self.variables.teacher, self.variables.teacher_fold or str(fold))
-        require_same_task(self.teacher, task)
+        self.classes = match_model(self.teacher, task)
         require_same_preprocessing(self.student_plan, self.teacher)
         super().__init__(narrowed, configuration, fold, dataset_json, device)
         self.num_epochs = self.variables.epochs
@@ -77,6 +77,7 @@ class nnUNetTrainerReCoKD(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801 - 
             self.student_plan,
             self.label_set,
             self.teacher,
+            self.classes,
             losses=self.variables.losses,
             loss_options=self.variables.loss_options,
             ramp=self.variables.ramp,
