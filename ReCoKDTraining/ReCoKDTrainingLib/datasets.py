@@ -49,8 +49,8 @@ class Case:
         return None if self.label is None else read_volume(self.label)
 
 
-class Dataset(Protocol):
-    """Cases with one set of labels and channels."""
+class Task(Protocol):
+    """What is to be segmented in what."""
 
     @property
     def name(self) -> str:
@@ -63,6 +63,10 @@ class Dataset(Protocol):
     @property
     def label_set(self) -> LabelSet:
         """What the label values mean."""
+
+
+class Dataset(Task, Protocol):
+    """Cases with one set of labels and channels."""
 
     @property
     def cases(self) -> tuple[Case, ...]:

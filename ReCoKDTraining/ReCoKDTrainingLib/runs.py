@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
+from ReCoKDLib.card import Card
 from ReCoKDLib.errors import OutputError, PackageError, ReCoKDError
 from ReCoKDLib.files import read_json, require_new, write_json
 from ReCoKDLib.labels import LabelSet
@@ -19,7 +21,7 @@ from ReCoKDLib.prediction import choose_device
 
 from .cache import preprocess_cases
 from .class_matching import ClassMap, common_classes, match_classes, select_classes
-from .datasets import NnunetRawDataset, Split, read_split
+from .datasets import NnunetRawDataset, Split, Task, read_split
 from .distiller import Distiller, WeightedLoss
 from .fingerprint import Fingerprint, fingerprint_cases
 from .losses import SegmentationLoss, build_loss
@@ -145,7 +147,18 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     )
     device = choose_device(settings.device)
     dtype = autocast_dtype(device, settings.precision)
-    distiller = _distiller(settings, plan, dataset.label_set, teacher, classes, dtype).to(device)
+    torch.manual_seed(settings.seed)
+    distiller = build_distiller(
+        build_network(plan.architecture, plan.channels, dataset.label_set.number_of_heads, deep_supervision=True),
+        plan,
+        dataset.label_set,
+        teacher,
+        classes,
+        losses=settings.losses,
+        loss_options=settings.loss_options,
+        ramp=settings.ramp,
+        dtype=dtype,
+    ).to(device)
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     goes_on = resume and (settings.output / CHECKPOINT).is_file()  # a run killed in its first epoch has none yet
@@ -198,7 +211,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
 
 
-def match_model(model: ModelPackage, dataset: NnunetRawDataset) -> ClassMap:
+def match_model(model: TeacherModel, dataset: Task) -> ClassMap:
     """Find the dataset's classes among a model's.
 
     Raises:
@@ -219,7 +232,7 @@ def for_evaluation(model: ModelPackage, dataset: NnunetRawDataset) -> NnunetRawD
     return dataset.with_labels(common_classes(model.label_set, dataset.label_set, model.card.name, dataset.name))
 
 
-def _require_channels(model: ModelPackage, dataset: NnunetRawDataset) -> None:
+def _require_channels(model: TeacherModel, dataset: Task) -> None:
     if model.plan.channels != len(dataset.channel_names):
         raise PackageError(
             f"The model {model.card.name} needs {model.plan.channels} channel(s), the dataset {dataset.name} has "
@@ -267,19 +280,57 @@ def _plan(
     return full.with_width(settings.width)
 
 
-def _distiller(
-    settings: RunSettings,
+class TeacherModel(Protocol):
+    """What is needed of a teacher; a :class:`ModelPackage` has it."""
+
+    @property
+    def plan(self) -> Plan:
+        """Its network and the preprocessing that it was trained with."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """What its outputs mean."""
+
+    @property
+    def card(self) -> Card:
+        """What it is."""
+
+    def weights(self, fold: int = 0) -> dict[str, torch.Tensor]:
+        """Its state dictionary."""
+
+
+def build_distiller(
+    student: nn.Module,
     plan: Plan,
     label_set: LabelSet,
-    teacher: ModelPackage | None,
+    teacher: TeacherModel | None,
     classes: ClassMap | None,
+    *,
+    losses: Mapping[str, float],
+    loss_options: Mapping[str, Mapping[str, Any]],
+    ramp: float,
     dtype: torch.dtype | None,
 ) -> Distiller:
-    heads = label_set.number_of_heads
-    torch.manual_seed(settings.seed)
-    student = build_network(plan.architecture, plan.channels, heads, deep_supervision=True)
+    """Student, teacher and losses for training with deep supervision.
+
+    Args:
+        student: The network of ``plan``, with deep supervision.
+        plan: The student's.
+        label_set: What the student's outputs mean.
+        teacher: Whom to learn from; None for the labels alone.
+        classes: From the teacher's classes to the student's.
+        losses: Distillation losses with their eta.
+        loss_options: Options of each loss.
+        ramp: Part of the training over which eta rises.
+        dtype: Of autocast in both networks; None for float32.
+
+    Raises:
+        PackageError: The teacher is an ensemble.
+        PlanError: Its weights do not fit its plan.
+        ReCoKDError: A loss, an option, or a pair of encoders does not fit.
+    """
     teacher_network, teacher_recorder = None, None
-    losses = {}
+    weighted = {}
     if teacher is not None:
         if teacher.card.folds != 1:
             raise PackageError(
@@ -291,25 +342,25 @@ def _distiller(
         load_weights(teacher_network, teacher.weights(0))
         teacher_recorder = recorder_for(shown)
         pairing = pair_stages(plan.architecture.strides, shown.strides)
-        losses = {
+        weighted = {
             name: WeightedLoss(
                 build_loss(
                     name,
                     teacher_channels=[shown.features_per_stage[place] for place in pairing],
                     student_channels=plan.architecture.features_per_stage,
                     label_set=label_set,
-                    options=settings.loss_options.get(name, {}),
+                    options=loss_options.get(name, {}),
                 ),
                 eta,
             )
-            for name, eta in settings.losses.items()
+            for name, eta in losses.items()
         }
     return Distiller(
         student,
         teacher_network,
         SegmentationLoss(label_set, plan.architecture.outputs, plan.batch_dice),
-        losses,
-        ramp=settings.ramp,
+        weighted,
+        ramp=ramp,
         teacher_dtype=dtype,
         amp_dtype=dtype,
         recorder=recorder_for(plan.architecture),
