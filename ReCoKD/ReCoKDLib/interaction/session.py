@@ -134,6 +134,17 @@ class RefineSession:
         left = (*state.corrections[:index], *state.corrections[index + 1 :])
         return self._step(replace(state, corrections=left))
 
+    def change(self, corrections: Sequence[Correction], must_work: int | None = None) -> Slices | None:
+        """Make the list of corrections another one in a single step, with the locks and boxes that each has.
+
+        Args:
+            corrections: All of them, in their order.
+            must_work: Number of one without whose effect the step is not made.
+
+        Errors are those of :meth:`add`.
+        """
+        return self._step(replace(self.state, corrections=tuple(corrections)), must_work)
+
     def limit(self, *, locked: Collection[str], box: Box | None) -> None:
         """Set the locks and the box for the corrections to come; a step that changes no voxel.
 

@@ -112,6 +112,15 @@ def change_segments(
             segmentation.InvokeEvent(event, segment_id)
 
 
+def on_grid(segmentation_node: Any, reference: Volume) -> bool:
+    """Whether the voxels of all segments are voxels of a volume's grid."""
+    segmentation = segmentation_node.GetSegmentation()
+    place = np.linalg.inv(world_from_node(segmentation_node)) @ reference.ijk_to_ras
+    ids = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
+    images = [image for i in ids if (image := labelmap_of(segmentation, i)) is not None and not image.IsEmpty()]
+    return all(_offset(image, place, [n - 1 for n in reference.shape]) is not None for image in images)
+
+
 def labelmap_of(segmentation: Any, segment_id: str) -> Any:
     """The image of a segment, shared with the others of its layer; None where it has none."""
     slicer = ensure_slicer()
