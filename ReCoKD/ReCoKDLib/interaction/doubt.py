@@ -45,9 +45,9 @@ class DoubtfulSlice:
 def confidence(probabilities: Volume | Sequence[Volume], label_set: LabelSet) -> Volume:
     """How sure a student is of its label at each voxel: one channel of float32 from 0 to 1.
 
-    The margin: the largest probability less the second largest, so 0 where two labels are equally probable; with regions
-    the smallest of |2p - 1| over the heads. Of several runs, such as :func:`mirrored_probabilities`, the label is that of
-    their mean, and the confidence the smallest margin by which any run is for it: 0 where one is against.
+    The margin: the largest probability less the second largest, so 0 where two labels are equally probable; with
+    regions the smallest of |2p - 1| over the heads. Of several runs, such as :func:`mirrored_probabilities`, the label
+    is that of their mean, and the confidence the smallest margin by which any run is for it: 0 where one is against.
 
     Args:
         probabilities: A channel for each head; one run or several on one grid.
@@ -79,7 +79,8 @@ def _label_margin(runs: list[Array]) -> Array:
         others = run.copy()
         np.put_along_axis(others, winner, -1.0, axis=0)
         margins.append(own - others.max(axis=0))
-    return np.clip(np.min(margins, axis=0), 0, 1)
+    smallest: Array = np.min(margins, axis=0)
+    return np.clip(smallest, 0, 1)
 
 
 def _region_margin(runs: list[Array]) -> Array:
@@ -143,9 +144,9 @@ def doubtful_slices(
         chosen = axis if axis is not None else int(np.argmax([s.max() for s in sums]))
         in_slice = int(sums[chosen].argmax())
         worst = np.take(doubt, in_slice, axis=chosen)
-        place = list(np.unravel_index(int(worst.argmax()), worst.shape))
+        place = [int(p) for p in np.unravel_index(int(worst.argmax()), worst.shape)]
         place.insert(chosen, in_slice)
-        kji = np.array([int(p) + int(s.start) for p, s in zip(place, box, strict=True)])
+        kji = np.array([p + int(s.start) for p, s in zip(place, box, strict=True)])
         ras = (confidence.ijk_to_ras @ [*kji[::-1], 1.0])[:3]
         found.append(
             DoubtfulSlice(
