@@ -139,15 +139,23 @@ class Canvas:
         if not wrong.any():
             return _nothing(placed, self._refusal(placed, codes[own]))
         seeds = seeds[wrong]
+        # One mistake is one label in place of another: voxels that have a third label stay.
+        gain[~np.isin(codes, codes[tuple(seeds.T)])] = -np.inf
+        targets = np.zeros(codes.shape, dtype=np.int16)
+        targets[index] = possible.target
         support = self.corrector.support(
-            Window(self.volume.array[(slice(None), *window)], gain, seeds, self._kji_to_mm)
+            Window(
+                image=self.volume.array[(slice(None), *window)],
+                gain=gain,
+                fits=np.append(placed.allowed, False)[codes],
+                between=(codes > 0) & (targets > 0),
+                seeds=seeds,
+                spacing=self.volume.spacing,
+            )
         )
         flips = gain + support > 0
         flips[tuple(seeds.T)] = True
         flips = _connected(flips, seeds)
-
-        targets = np.zeros(codes.shape, dtype=np.int16)
-        targets[index] = possible.target
         local = np.nonzero(flips)
         whole = tuple(axis + start for axis, start in zip(local, placed.low, strict=True))
         changed = np.ravel_multi_index(whole, self.array.shape)
