@@ -20,7 +20,7 @@ class Window:
         gain: (k, j, i) float32: log-odds of the asked-for label against the present one at each voxel; minus infinity
             where the voxel may not change, as it has the label already, or another one than the corrected voxels.
         fits: (k, j, i) bool: which voxels have the asked-for label already.
-        between: (k, j, i) bool: which voxels would go from one structure to another, not to or from background.
+        between: (k, j, i) bool: which voxels are said to belong to another structure than the present one.
         seeds: (n, 3) indices in the window of the voxels that the correction speaks of and that must change.
         spacing: Voxel size along (k, j, i), mm.
     """
