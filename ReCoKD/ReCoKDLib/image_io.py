@@ -148,13 +148,31 @@ def write_label_map(labels: Volume, path: Path, overwrite: bool = False) -> None
         OutputError: The suffix is not one of :data:`LABEL_MAP_SUFFIXES`, the file exists and ``overwrite`` is
             False, or it cannot be written.
     """
-    import SimpleITK as sitk
-
     if full_suffix(path).lower() not in LABEL_MAP_SUFFIXES:
         raise OutputError(f"{path} cannot be written as a label map. Use one of {', '.join(LABEL_MAP_SUFFIXES)}.")
-    array = label_array(labels.array[0])
+    _write(label_array(labels.array[0]), labels.ijk_to_ras, path, overwrite)
+
+
+def write_volume(volume: Volume, path: Path, overwrite: bool = False) -> None:
+    """Write a one-channel image to NIfTI, NRRD or MetaImage, whole or not at all: voxels and geometry, nothing else.
+
+    Raises:
+        OutputError: The suffix is not one of :data:`LABEL_MAP_SUFFIXES`, the file exists and ``overwrite`` is
+            False, or it cannot be written.
+    """
+    if full_suffix(path).lower() not in LABEL_MAP_SUFFIXES:
+        raise OutputError(f"{path} cannot be written as an image. Use one of {', '.join(LABEL_MAP_SUFFIXES)}.")
+    array = volume.array[0]
+    # Not every format has these.
+    narrow = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}
+    _write(array.astype(narrow.get(array.dtype, array.dtype), copy=False), volume.ijk_to_ras, path, overwrite)
+
+
+def _write(array: npt.NDArray[Any], ijk_to_ras: npt.NDArray[np.float64], path: Path, overwrite: bool) -> None:
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
-    lps = _LPS_TO_RAS @ labels.ijk_to_ras
+    lps = _LPS_TO_RAS @ ijk_to_ras
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
