@@ -97,15 +97,16 @@ def write_dicom_seg(
         images = [pydicom.dcmread(file) for file in source]
     except (OSError, pydicom.errors.InvalidDicomError) as error:
         raise InputError(f"The DICOM series of the segmentation could not be read again ({error}).") from error
+    k, j, i = labels.spacing
     for image in images:
         for keyword in _TYPE_2:
             if keyword not in image:
                 setattr(image, keyword, None)
+        if not image.get("SliceThickness"):  # highdicom reads it, though the measures below are what it writes
+            image.SliceThickness = k
     slices = _slices_of_frames(images, labels)
     frames = _frames(labels.array[0][slices], label_set)
-    # highdicom takes the slices' thickness from the source, where it may be missing; the label map knows its voxels.
-    k, j, i = labels.spacing
-    measures = highdicom.PixelMeasuresSequence((j, i), float(images[0].get("SliceThickness") or k), k)
+    measures = highdicom.PixelMeasuresSequence((j, i), float(images[0].SliceThickness), k)
     with atomic_file(path, overwrite) as temporary:
         try:
             segmentation = highdicom.seg.Segmentation(

@@ -216,6 +216,6 @@ def _told_apart(found: list[tuple[Path, BatchCase]]) -> Iterator[BatchCase]:
 
 
 def _stem(place: Path, case: BatchCase) -> str:
-    if case.sources and case.sources[0].path.is_file():
+    if case.sources and not case.sources[0].path.is_dir():
         return place.name[: -len(full_suffix(place))]
     return place.name

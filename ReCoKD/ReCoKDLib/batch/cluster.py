@@ -44,7 +44,7 @@ def run_on_cluster(cases: Sequence[BatchCase], job: Job, address: str) -> Iterat
     with client:
         futures = {client.submit(_work, case, job, pure=False, retries=1): case for case in cases}
         try:
-            for future in dask.as_completed(list(futures)):
+            for future in dask.as_completed(list(futures), loop=client.loop):
                 case = futures[future]
                 try:
                     yield case, future.result()

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import Cancelled
 from .cases import BatchCase
-from .records import FAILED, Record
-from .work import Job, job_of, work
+from .records import FAILED, Record, read_record
+from .work import Job, work
 
 _ATTEMPTS = 2
 
@@ -110,7 +110,8 @@ def died(case: BatchCase, job: Job) -> Record:
         f"The worker process died {_ATTEMPTS} times with this case; most likely the memory did not suffice. Crop or "
         "resample the volume, or use fewer --workers."
     )
-    return Record(case.name, FAILED, job_of(case, job), f"{case.name}{job.suffix}", error=error)
+    before = read_record(job.output, case.name) or Record(case.name, FAILED)
+    return Record(case.name, FAILED, before.job, before.output, before.picture, error=error)
 
 
 def _start(stop: Any, lanes: int) -> None:

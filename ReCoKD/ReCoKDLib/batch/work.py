@@ -108,13 +108,14 @@ def work(case: BatchCase, job: Job, cancelled: Callable[[], bool] | None = None)
     """
     # One process may be given cases by several threads (Dask's), and Slicer's scene and OpenGL are nobody's to share.
     with _one_at_a_time:
-        wanted = job_of(case, job)
-        name = f"{case.name}{job.suffix}"
-        record = Record(case.name, BEGUN, wanted, name, f"{case.name}.png" if job.pictures else "", worker=os.getpid())
+        before = read_record(job.output, case.name)
+        # Until its files are found to be free, or its own, a case has no claim on them.
+        record = replace(before or Record(case.name, BEGUN), job=job_of(case, job), worker=os.getpid())
         try:
             if case.problem:
                 raise ReCoKDError(case.problem)
-            record = _segment(case, job, record, cancelled)
+            record = _claimed(case, job, record)
+            record = _segmented(case, job, record, cancelled)
         except Cancelled:
             raise
         except Exception as error:  # one bad case never stops the rest
@@ -123,7 +124,7 @@ def work(case: BatchCase, job: Job, cancelled: Callable[[], bool] | None = None)
                     f"There is no space left in {job.output}. What is done is whole; free some space and give the "
                     "same command again to go on."
                 ) from error
-            record = replace(record, status=FAILED, error=_in_words(error), finished=_now())
+            record = _failed(record, error)
         try:
             write_record(job.output, record)
         except OutputError as error:
@@ -131,22 +132,43 @@ def work(case: BatchCase, job: Job, cancelled: Callable[[], bool] | None = None)
                 raise NoSpace(
                     f"There is no space left in {job.output}. Free some and give the same command again."
                 ) from error
-            record = replace(record, status=FAILED, error=_in_words(error))
+            record = _failed(record, error)
         return record
 
 
-def _segment(case: BatchCase, job: Job, record: Record, cancelled: Callable[[], bool] | None) -> Record:
+def _failed(record: Record, error: Exception) -> Record:
+    """The record of a failure, which keeps the claim on the case's files and nothing of an earlier result."""
+    return Record(
+        record.name,
+        FAILED,
+        record.job,
+        record.output,
+        record.picture,
+        error=_in_words(error),
+        finished=_now(),
+        worker=record.worker,
+    )
+
+
+def _claimed(case: BatchCase, job: Job, before: Record) -> Record:
+    """A record that names the case's files, written before they are: after a kill they are known to be its own.
+
+    Raises:
+        OutputError: A file is there that no record names.
+    """
+    output, picture = f"{case.name}{job.suffix}", f"{case.name}.png" if job.pictures else ""
+    for name in filter(None, (output, picture)):
+        _sweep(job.output / name)
+        require_new(job.output / name, job.overwrite or name in (before.output, before.picture))
+    record = Record(case.name, BEGUN, before.job, output, picture, worker=before.worker)
+    write_record(job.output, record)
+    return record
+
+
+def _segmented(case: BatchCase, job: Job, record: Record, cancelled: Callable[[], bool] | None) -> Record:
     output = job.output / record.output
     picture = job.output / record.picture if record.picture else None
-    before = read_record(job.output, case.name)
-    ours = set() if before is None else {before.output, before.picture}
-    for path, name in ((output, record.output), (picture, record.picture)):
-        if path is not None:
-            # A kill leaves hidden parts, and whole files that the record does not yet tell of: those are ours.
-            _sweep(path)
-            require_new(path, job.overwrite or name in ours)
     source = dicom_source(case.sources[0].path, output, case.sources[0].series)
-    write_record(job.output, record)
     student = _student(job.student, job.checksum, job.device, job.mirroring)
     result = segment(
         [read_volume(channel.path, channel.series) for channel in case.sources],
