@@ -199,6 +199,24 @@ class Predictor:
         restored = torch.from_numpy(np.ascontiguousarray(restore_grid(values.numpy(), case, self.plan)))
         return self.label_set.logits(restored) if soft else restored
 
+    def predict_mirrored(self, volume: Volume, axis: int | None, cancelled: Callable[[], bool] | None = None) -> Volume:
+        """Probabilities of the volume mirrored along one axis of the plan (None: as it is), turned back onto its grid.
+
+        Unlike ``mirror_axes``, which give the mean over all flips, this shows where a flip changes the answer.
+
+        Raises:
+            Cancelled: ``cancelled`` said so.
+        """
+        plain = Predictor(
+            self.plan, self.label_set, self.networks, device=self.device, tile_step=self.tile_step, orientation=None
+        )
+        oriented = self._oriented(volume)
+        flipped = () if axis is None else (1 + self.plan.transpose_forward[axis],)
+        mirrored = oriented.with_array(np.ascontiguousarray(np.flip(oriented.array, flipped)))
+        found = plain.predict(mirrored, probabilities=True, cancelled=cancelled).probabilities
+        assert found is not None
+        return self._on_grid_of(volume, np.flip(found.array, flipped))
+
     def _on_grid_of(self, volume: Volume, array: np.ndarray) -> Volume:
         """Undo :meth:`_oriented`: voxels come back in the volume's own order."""
         if self.orientation is None:

@@ -82,6 +82,12 @@ class Volume:
             raise ValueError(f"array of shape {array.shape} does not fit the grid {self.shape}")
         return replace(self, array=array, name=self.name if name is None else name)
 
+    def cropped(self, block: tuple[slice, slice, slice]) -> Volume:
+        """A part of the volume at its place; ``block`` has the first and the end index along k, j and i."""
+        matrix = self.ijk_to_ras.copy()
+        matrix[:3, 3] += matrix[:3, :3] @ [part.start for part in reversed(block)]
+        return replace(self, array=self.array[(slice(None), *block)], ijk_to_ras=matrix)
+
     def same_grid(self, other: Volume, tolerance: float = 1e-3) -> bool:
         """Whether both have the same voxels in the patient: no corner is further off than ``tolerance`` voxels."""
         if self.shape != other.shape:

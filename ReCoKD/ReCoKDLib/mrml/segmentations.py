@@ -13,9 +13,12 @@ from ..files import atomic_file, full_suffix
 from ..image_io import label_array
 from ..labels import LabelSet, Segment
 from ..table import segment_mask
+from ..terminology import UNKNOWN_STRUCTURE
 from ..volume import Volume
+from .hierarchy import place_beside
 from .host import ensure_slicer
-from .volumes import Matrix, vtk_array, vtk_matrix, world_from_node
+from .volumes import Matrix, world_from_node
+from .voxels import oriented_image, read_labels
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 
@@ -44,25 +47,57 @@ def segmentation_to_node(
         InputError: The existing segmentation is under a transform that is not linear.
     """
     slicer = ensure_slicer()
-    node = segmentation_node
-    if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass(
-            "vtkMRMLSegmentationNode", name or f"{volume_node.GetName()} segmentation"
-        )
-        node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    node = prepare_node(volume_node, segmentation_node, name)
     place = np.linalg.inv(world_from_node(node)) @ labels.ijk_to_ras
-    node.CreateDefaultDisplayNodes()
-    # Contours and surfaces as they come from RT structure sets become voxels; the file format holds one kind.
-    node.SetSourceRepresentationToBinaryLabelmap()
-    if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
-        node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
-    _place_beside(slicer, node, volume_node)
     modified = node.StartModify()
     try:
         _set_segments(slicer, node.GetSegmentation(), labels, label_set, place)
     finally:
         node.EndModify(modified)
     return node
+
+
+def prepare_node(volume_node: Any, segmentation_node: Any = None, name: str = "") -> Any:
+    """A segmentation node to put segments into: the one given, or a new one in the volume's place.
+
+    It holds voxels, has the volume's geometry as reference unless it has one already, and stands beside the volume in
+    the subject hierarchy.
+
+    Args:
+        volume_node: The volume that was segmented.
+        segmentation_node: None for a new node.
+        name: Of a new node; the volume's with "segmentation" when empty.
+
+    Raises:
+        InputError: The existing segmentation is under a transform that is not linear.
+    """
+    slicer = ensure_slicer()
+    node = segmentation_node
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLSegmentationNode", name or f"{volume_node.GetName()} segmentation"
+        )
+        node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    world_from_node(node)  # refuses a warp before anything is changed
+    node.CreateDefaultDisplayNodes()
+    # Contours and surfaces as they come from RT structure sets become voxels; the file format holds one kind.
+    node.SetSourceRepresentationToBinaryLabelmap()
+    if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    place_beside(node, volume_node)
+    return node
+
+
+def ensure_segments(segmentation_node: Any, label_set: LabelSet) -> dict[str, str]:
+    """Add those segments of a label set that are missing, without voxels; returns the id of each by its name."""
+    slicer = ensure_slicer()
+    segmentation = segmentation_node.GetSegmentation()
+    ids = {}
+    for segment in label_set.segments:
+        if not _ids_named(segmentation, segment.name):
+            _set_segment(slicer, segmentation, segment, None, 1)
+        ids[segment.name] = _ids_named(segmentation, segment.name)[0]
+    return ids
 
 
 def labels_from_node(segmentation_node: Any, label_set: LabelSet, reference: Volume) -> Volume:
@@ -74,25 +109,11 @@ def labels_from_node(segmentation_node: Any, label_set: LabelSet, reference: Vol
     Raises:
         InputError: There is none, or it is under a transform that is not linear.
     """
-    slicer = ensure_slicer()
     if segmentation_node is None:
         raise InputError("No segmentation was chosen. Choose one.")
-    node_from_world = np.linalg.inv(world_from_node(segmentation_node))
-    grid = _oriented_image(slicer, np.zeros(reference.shape, np.uint8), node_from_world @ reference.ijk_to_ras)
     segmentation = segmentation_node.GetSegmentation()
-    # Where surfaces are the source, as after loading an RT structure set, voxels are made from them here.
-    segmentation.CreateRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
-    result = np.zeros(reference.shape, np.uint16)
-    for segment in label_set.segments:
-        for segment_id in _ids_named(segmentation, segment.name):
-            mask = slicer.vtkOrientedImageData()
-            segmentation_node.GetBinaryLabelmapRepresentation(segment_id, mask)
-            if mask.IsEmpty():
-                continue
-            on_grid = slicer.vtkOrientedImageData()
-            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(mask, grid, on_grid)
-            result[_array(on_grid).reshape(reference.shape) > 0] = segment.value
-    return reference.with_array(label_array(result)[None])
+    values = [(i, segment.value) for segment in label_set.segments for i in _ids_named(segmentation, segment.name)]
+    return reference.with_array(label_array(read_labels(segmentation_node, values, reference))[None])
 
 
 def write_segmentation(labels: Volume, label_set: LabelSet, path: Path, overwrite: bool = False) -> None:
@@ -120,7 +141,7 @@ def write_segmentation(labels: Volume, label_set: LabelSet, path: Path, overwrit
     segmentation.SetConversionParameter(
         slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
         slicer.vtkSegmentationConverter.SerializeImageGeometry(
-            _oriented_image(slicer, np.zeros(labels.shape, np.uint8), labels.ijk_to_ras)
+            oriented_image(np.zeros(labels.shape, np.uint8), labels.ijk_to_ras)
         ),
     )
     _set_segments(slicer, segmentation, labels, label_set, labels.ijk_to_ras)
@@ -138,11 +159,11 @@ def _set_segments(slicer: Any, segmentation: Any, labels: Volume, label_set: Lab
     surface = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
     has_surface = segmentation.ContainsRepresentation(surface)
     # Segments that cannot overlap share one image, as after Slicer's own import: one layer in memory and file.
-    shared = None if label_set.has_regions else _cropped_image(slicer, labels.array[0], place)
+    shared = None if label_set.has_regions else _cropped_image(labels.array[0], place)
     for segment in label_set.segments:
         image = shared
         if label_set.has_regions:
-            image = _cropped_image(slicer, segment_mask(labels.array[0], segment), place)
+            image = _cropped_image(segment_mask(labels.array[0], segment), place)
         _set_segment(slicer, segmentation, segment, image, 1 if label_set.has_regions else segment.value)
     if has_surface:
         # Replacing the last segment of a segmentation takes its surfaces away.
@@ -155,8 +176,8 @@ def _set_segment(slicer: Any, segmentation: Any, segment: Segment, image: Any, v
     new.SetNameAutoGenerated(False)
     new.SetColor(*segment.color)
     new.SetColorAutoGenerated(False)
-    if segment.terminology:
-        new.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), segment.terminology)
+    # DICOM has no segments without a code.
+    new.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), segment.terminology or UNKNOWN_STRUCTURE)
     new.SetLabelValue(value)
     if image is not None:
         labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -177,45 +198,11 @@ def _ids_named(segmentation: Any, name: str) -> list[str]:
     return [i for i in ids if (segmentation.GetSegment(i).GetName() or "").casefold() == name.casefold()]
 
 
-def _place_beside(slicer: Any, node: Any, volume_node: Any) -> None:
-    """Give the segmentation the volume's parent in the subject hierarchy (a DICOM study, a folder)."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    if hierarchy is None:
-        return
-    volume_item, item = hierarchy.GetItemByDataNode(volume_node), hierarchy.GetItemByDataNode(node)
-    invalid = slicer.vtkMRMLSubjectHierarchyNode.GetInvalidItemID()
-    # Without the application nobody adds nodes to the hierarchy.
-    if invalid not in (volume_item, item):
-        hierarchy.SetItemParent(item, hierarchy.GetItemParent(volume_item))
-
-
-def _cropped_image(slicer: Any, array: npt.NDArray[Any], place: Matrix) -> Any:
+def _cropped_image(array: npt.NDArray[Any], place: Matrix) -> Any:
     """The part of a label map that is not zero, at its place in the grid; None when all of it is zero."""
     found = [np.flatnonzero(array.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     if not all(len(where) for where in found):
         return None
     first = [int(where[0]) for where in found]
     box = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
-    return _oriented_image(slicer, array[box], place, first)
-
-
-def _oriented_image(slicer: Any, array: npt.NDArray[Any], place: Matrix, first: list[int] | None = None) -> Any:
-    """A (k, j, i) array as ``vtkOrientedImageData`` whose first voxel has the index ``first`` (k, j, i)."""
-    from vtk.util.numpy_support import numpy_to_vtk
-
-    image = slicer.vtkOrientedImageData()
-    starts = first or [0, 0, 0]
-    extent: list[int] = []
-    for start, count in zip(reversed(starts), reversed(array.shape), strict=True):
-        extent += [start, start + count - 1]
-    image.SetExtent(*extent)
-    image.GetPointData().SetScalars(numpy_to_vtk(vtk_array(label_array(array)).ravel(), deep=True))
-    image.SetGeometryFromImageToWorldMatrix(vtk_matrix(place))
-    return image
-
-
-def _array(image: Any) -> npt.NDArray[Any]:
-    from vtk.util.numpy_support import vtk_to_numpy
-
-    array: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
-    return array
+    return oriented_image(array[box], place, first)

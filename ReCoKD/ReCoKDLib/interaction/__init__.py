@@ -1,0 +1,1 @@
+"""From a first result to a correct one in a few clicks: the numbers, without Slicer and without Qt."""
