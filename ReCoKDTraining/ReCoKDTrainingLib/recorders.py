@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ReCoKDLib.backbones import triple
 from ReCoKDLib.plan import Architecture, Int3
 
 from .losses.base import NetworkOutputs
@@ -40,7 +41,7 @@ class EncoderDecoderRecorder:
 
     def strides(self, network: nn.Module) -> tuple[Int3, ...]:
         """As the encoder declares them."""
-        return tuple((int(a), int(b), int(c)) for a, b, c in cast(Any, network).encoder.strides)
+        return tuple(triple(stride, int, "strides") for stride in cast(Any, network).encoder.strides)
 
     def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
         """Encoder, then (where the logits are wanted) decoder."""

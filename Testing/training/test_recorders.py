@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,12 @@ def test_a_pass_that_fails_leaves_no_hook() -> None:
     with pytest.raises(RuntimeError):
         recorder_for(backbone_plan("SegResNet").architecture).run(network, images()[:, :, :3], True)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_strides_may_be_single_numbers() -> None:
+    plan = backbone_plan("PlainConvUNet").architecture
+    numbers = replace(plan, arch_kwargs={**plan.arch_kwargs, "strides": [1, 2, [1, 2, 2]]})
+    assert EncoderDecoderRecorder().strides(build_network(numbers, 1, 3)) == (ONE, TWO, (1, 2, 2)) == numbers.strides
 
 
 class Checkpointed(nn.Module):
