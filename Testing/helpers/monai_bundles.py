@@ -55,7 +55,7 @@ def configuration(
     sigmoid: bool = False,
 ) -> dict[str, Any]:
     """The contents of ``inference.json`` as the zoo's bundles have it, expressions and all."""
-    resampling = []
+    resampling: list[dict[str, Any]] = []
     if axcodes:
         resampling.append({"_target_": "Orientationd", "keys": "@image_key", "axcodes": axcodes})
     if pixdim:
@@ -173,9 +173,10 @@ def write_image(volume: Volume, path: Path) -> Path:
 
 def probabilities_by_monai(config: dict[str, Any], network: torch.nn.Module, image: Path) -> Volume:
     """What MONAI's own transforms and inferer make of an image, on the image's own grid: all but the decision."""
-    from monai.bundle import ConfigParser
-    from monai.data import decollate_batch
-    from monai.transforms import Compose, Invertd
+    from monai.bundle.config_parser import ConfigParser
+    from monai.data.utils import decollate_batch
+    from monai.transforms.compose import Compose
+    from monai.transforms.post.dictionary import Invertd
 
     parser = ConfigParser({key: config[key] for key in ("roi", "image_key", "preprocessing", "inferer")})
     prepare, inferer = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("inferer")
@@ -194,16 +195,18 @@ def train_briefly(
     config: dict[str, Any], cases: Sequence[tuple[Volume, Volume]], folder: Path, steps: int = 150
 ) -> torch.nn.Module:
     """MONAI's network after some steps on patches of cases prepared by MONAI: enough for labels that are no noise."""
-    from monai.bundle import ConfigParser
-    from monai.transforms import LoadImage, ResampleToMatch
+    from monai.bundle.config_parser import ConfigParser
+    from monai.transforms.io.array import LoadImage
+    from monai.transforms.spatial.array import ResampleToMatch
 
     parser = ConfigParser({key: config[key] for key in ("roi", "image_key", "preprocessing")})
     prepare = parser.get_parsed_content("preprocessing")
-    pairs = []
+    pairs: list[Any] = []
     for image, labels in cases:
-        data = prepare({"image": str(write_image(image, folder / "train.nii.gz"))})["image"]
+        data: Any = prepare({"image": str(write_image(image, folder / "train.nii.gz"))})["image"]
         truth = LoadImage(ensure_channel_first=True)(str(write_image(labels, folder / "truth.nii.gz")))
-        target = ResampleToMatch(mode="nearest")(truth, data).as_tensor().long()
+        matched: Any = ResampleToMatch(mode="nearest")(truth, data)
+        target = matched.as_tensor().long()
         after = [
             n for size, r in zip(data.shape[:0:-1], config["roi"][::-1], strict=True) for n in (0, max(0, r - size))
         ]
@@ -220,7 +223,7 @@ def train_briefly(
             box = tuple(slice(s, s + r) for s, r in zip(start, config["roi"], strict=True))
             patches.append(data[(slice(None), *box)])
             targets.append(target[(0, *box)])
-        loss = torch.nn.functional.cross_entropy(network(torch.stack(patches)), torch.stack(targets))
+        loss: Any = torch.nn.functional.cross_entropy(network(torch.stack(patches)), torch.stack(targets))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

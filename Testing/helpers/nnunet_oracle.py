@@ -29,7 +29,8 @@ def random_results(
 ) -> Path:
     """A results folder as a training leaves it, whose networks nnU-Net itself builds and initialises.
 
-    The last layer's weights are made larger, so that the labels are not decided by the last digits.
+    Their last layer is set so that on noise every output has mean 0 and standard deviation 4: each label wins
+    somewhere, also after averaging over flips, and few voxels are decided by the last digits.
     """
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -41,19 +42,24 @@ def random_results(
     (folder / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
     manager = PlansManager(str(folder / "plans.json"))
     chosen = manager.get_configuration(configuration)
+    channels = determine_num_input_channels(manager, chosen, dataset)
     for seed, fold in enumerate(folds):
         torch.manual_seed(seed)
         network = get_network_from_plans(
             chosen.network_arch_class_name,
             chosen.network_arch_init_kwargs,
             chosen.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(manager, chosen, dataset),
+            channels,
             manager.get_label_manager(dataset).num_segmentation_heads,
             deep_supervision=True,
         )
+        last = network.decoder.seg_layers[-1]
         with torch.no_grad():
-            for parameter in network.decoder.seg_layers.parameters():
-                parameter.mul_(4)
+            noise = torch.randn(1, channels, *chosen.patch_size)
+            logits = network(noise)[0][0].flatten(1)
+            factor = 4 / logits.std(1)
+            last.weight.mul_(factor.reshape(-1, 1, 1, 1, 1))
+            last.bias.copy_((last.bias - logits.mean(1)) * factor)
         place = folder / f"fold_{fold}"
         place.mkdir()
         torch.save(

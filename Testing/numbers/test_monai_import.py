@@ -88,8 +88,8 @@ def test_all_but_the_tiles_is_monais(
     network: str, matrix: Callable[[], Matrix], two_blobs: TwoBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With resampling and several tiles: the same input to the network; with MONAI's tiles the same probabilities."""
-    from monai.bundle import ConfigParser
-    from monai.inferers import sliding_window_inference
+    from monai.bundle.config_parser import ConfigParser
+    from monai.inferers.utils import sliding_window_inference
 
     image = write_image(two_blobs(ijk_to_ras=matrix(), shape=(18, 26, 22))[0], tmp_path / "image.nii.gz")
     config = configuration(network)
@@ -242,7 +242,7 @@ def test_regions_are_painted_in_the_order_that_is_told(network: str, two_blobs: 
 def test_intensities_are_monais(
     intensities: list[dict[str, Any]], scheme: str, masked: bool, two_blobs: TwoBlobs, tmp_path: Path
 ) -> None:
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     # Not resampled where zeros count: MONAI's interpolation leaves 1e-14 for some of them, which it takes for non-zero.
     config = configuration(intensities=intensities, pixdim=None if masked else (1.2, 1.0, 1.4))
