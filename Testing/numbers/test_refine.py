@@ -16,7 +16,6 @@ from ReCoKDLib.interaction.corrections import Box, Click, LockedError, OutsideVo
 from ReCoKDLib.interaction.corrector import EdgeAware
 from ReCoKDLib.interaction.refine import refine
 from ReCoKDLib.interaction.session import RefineSession, State
-from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.volume import Volume
 
 TwoBlobs = Callable[..., tuple[Volume, Volume]]

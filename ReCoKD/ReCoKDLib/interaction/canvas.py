@@ -20,7 +20,7 @@ from .evidence import Evidence
 Array = npt.NDArray[Any]
 Slices = tuple[slice, slice, slice]
 
-MAX_WINDOW_VOXELS = 300_000
+MAX_WINDOW_VOXELS = 150_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def overlapping(placed: Placed, others: Sequence[Placed]) -> Array:
     """(others,) whose windows have a voxel in common with this one's."""
     limits = np.array([other.limits for other in others], dtype=np.intp).reshape(len(others), 6)
     own = np.array(placed.limits)
-    shared: Array = ((limits[:, :3] < own[3:]) & (own[:3] < limits[:, 3:])).all(axis=1)
+    shared: Array = np.all((limits[:, :3] < own[3:]) & (own[:3] < limits[:, 3:]), axis=1)
     return shared
 
 
@@ -133,7 +133,7 @@ class Canvas:
     def apply(self, placed: Placed, earlier: Sequence[Applied]) -> Applied:
         """Change the labels by one correction, given all that were made before it, in their order."""
         shared = overlapping(placed, [other.placed for other in earlier])
-        near = [earlier[index] for index in np.flatnonzero(shared)]
+        near = [earlier[index] for index in np.flatnonzero(shared).tolist()]
         window = placed.window
         codes = self._code[self.array[window]]
         seeds = placed.voxels - placed.low
@@ -149,9 +149,8 @@ class Canvas:
         seeds = seeds[wrong]
         targets = np.zeros(codes.shape, dtype=np.int16)
         targets[index] = possible.target
-        # One mistake is one label in place of another: where a third one would come or go, voxels stay.
         at = tuple(seeds.T)
-        gain[~(np.isin(codes, codes[at]) & np.isin(targets, targets[at]))] = -np.inf
+        gain[~np.isin(targets, targets[at])] = -np.inf
         support = self.corrector.support(
             Window(
                 image=self.volume.array[(slice(None), *window)],
@@ -181,6 +180,8 @@ class Canvas:
         may = self.evidence.keeping(correction.locked) & placed.allowed[None]  # (from, to)
         may[placed.allowed] = False  # those that fit already
         may = np.concatenate([np.asarray(may), np.zeros_like(may[:1])])  # code -1: a value that is not ours
+        # One mistake is one label in place of another: voxels that have a third label stay.
+        may[~np.isin(np.arange(len(may)), codes[tuple((placed.voxels - placed.low).T)])] = False
         candidates: Array = np.any(may, axis=1)[codes]
         if correction.box is not None:
             candidates &= _in_box(correction.box, self.volume, placed)
