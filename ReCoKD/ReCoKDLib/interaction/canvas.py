@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 Slices = tuple[slice, slice, slice]
 
 MAX_WINDOW_VOXELS = 150_000
+_BESIDE_MM = 10.0  # how far away the neighbours of a segment are looked for
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ class Canvas:
         if not len(targets):
             empty = np.zeros(0)
             return _Possible((empty.astype(int),) * 3, empty, empty)
+        if not correction.inside:
+            targets = self._beside(placed, codes, targets)
         choice = may[present][:, targets].T  # (targets, n)
         rows, promised = self._promised(placed, near, codes.shape)
         if len(rows):
@@ -210,6 +213,25 @@ class Canvas:
             spots = (place[0][those], place[1][those], place[2][those])
             gain[those] -= self.evidence.log_probability(np.array([code]), spots, present[those])[0]
         return _Possible(where, targets[best], gain)
+
+    def _beside(self, placed: Placed, codes: Array, targets: Array) -> Array:
+        """Of the values that may take a segment's place, background and those next to the correction.
+
+        Else the next most probable label could become an island in the middle of nowhere.
+        """
+        from scipy.ndimage import distance_transform_edt
+
+        local = placed.voxels - placed.low
+        margin = np.ceil(_BESIDE_MM / np.array(self.volume.spacing)).astype(int)
+        low, high = np.maximum(local.min(axis=0) - margin, 0), local.max(axis=0) + margin + 1
+        around = codes[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+        away = np.ones(around.shape, dtype=bool)
+        away[tuple((local - low).T)] = False
+        distance = distance_transform_edt(away, sampling=self.volume.spacing)
+        fits = np.append(placed.allowed, False)[around]
+        near = fits & (distance <= distance[fits].min(initial=np.inf) + 1.5 * max(self.volume.spacing))
+        chosen: Array = targets[np.isin(targets, [0, *np.unique(around[near])])]
+        return chosen if len(chosen) else targets
 
     def _promised(self, placed: Placed, near: Sequence[Applied], shape: tuple[int, ...]) -> tuple[Array, Array]:
         """The voxels of the window that corrections speak of and the values left to them; the later wins.
