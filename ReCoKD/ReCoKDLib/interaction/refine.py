@@ -12,7 +12,7 @@ from ..labels import LabelSet
 from ..volume import Volume
 from .canvas import Applied, Canvas, Slices, require_effect
 from .corrections import Box, Correction
-from .corrector import Corrector, BorderLayer
+from .corrector import BorderLayer, Corrector
 
 
 @dataclass(frozen=True)
