@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".onnx"
 INPUT, OUTPUT = "image", "logits"
-# Rounding in another order changed the logits of small random networks by 1e-6 to 1e-5 and those of the shipped, trained
-# student by 2.5e-4. A logit that is off by 1e-3 changes
-# no probability by more than 2.5e-4; more than that is another computation.
+# Rounding in another order changed the logits of small random networks by 1e-6 to 1e-5, and those of the shipped,
+# trained student by 2.5e-4. A logit that is off by 1e-3 changes no probability by more than 2.5e-4; more than that is
+# another computation.
 LARGEST_DIFFERENCE = 1e-3
 _OPSET = 17  # the first with all operators of these networks in a form that ONNX Runtime 1.14 and later run
 _MAX_BYTES = 2 << 30  # of a protobuf message
