@@ -16,7 +16,6 @@ from .input_check import check_input
 from .labels import LabelSet, Segment
 from .package import ModelPackage
 from .picture import require_picture, write_picture
-from .prediction import Predictor
 from .students import find_student
 from .table import write_table
 from .volume import Volume, stack_channels
@@ -87,6 +86,9 @@ def segment(
     if warn is not None:
         for warning in warnings:
             warn(warning)
+    # Only here, because Slicer reads results without loading torch.
+    from .prediction import Predictor
+
     predictor = Predictor.from_package(package, device, mirroring)
     try:
         prediction = predictor.predict(
