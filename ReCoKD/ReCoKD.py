@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ class ReCoKD(ScriptedLoadableModule):  # type: ignore[misc]
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = "ReCoKD"
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = ["Segmentations", "Volumes"]
+        self.parent.dependencies = ["Markups", "Segmentations", "Volumes"]
         self.parent.contributors = ["The ReCoKD contributors"]
         self.parent.helpText = _("""
 Segments a volume with a small network (a student) that was distilled from a large one. Choose the volume and the
@@ -254,11 +253,7 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
 
         def show() -> None:
             assert self.logic is not None
-            if not slicer.mrmlScene.IsNodePresent(volumeNode):
-                raise Cancelled(_("The volume was removed meanwhile, so nothing was added."))
-            # A segmentation that was removed meanwhile is made anew.
-            present = segmentationNode is not None and slicer.mrmlScene.IsNodePresent(segmentationNode)
-            node = self.logic.showResult(result, volumeNode, segmentationNode if present else None)
+            node = self.logic.showResult(result, volumeNode, segmentationNode)
             # Of the logic: the panel has none while another module is open.
             parameterNode = self.logic.getParameterNode()
             parameterNode.outputSegmentation = node
@@ -331,18 +326,41 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
 
 
 class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
-    """Segmenting volume nodes, without the panel.
+    """Segmenting volume nodes and correcting the result, without the panel.
 
-    Example, in Slicer's Python console::
+    Example, in Slicer's Python console (there, ``slicer.util.loadVolume`` gives the volume node):
 
-        from ReCoKD import ReCoKDLogic, sampleCases
-        volumeNode = slicer.util.loadVolume(str(sampleCases()[0]))
-        segmentationNode = ReCoKDLogic().segment(volumeNode, "hippocampus-x4")
-        segmentationNode.CreateClosedSurfaceRepresentation()
+    >>> from ReCoKD import ReCoKDLogic, sampleCases
+    >>> volumeNode = slicer.util.loadVolume(str(sampleCases()[0]))
+    >>> logic = ReCoKDLogic()
+    >>> segmentationNode = logic.segment(volumeNode, "hippocampus-x4")
+
+    A click says that a point lies inside a segment, or outside; it lies in the scene as a Markups point:
+
+    >>> confidenceNode, slices = logic.doubtfulSlices(segmentationNode)
+    >>> logic.jumpTo(slices[0])
+    >>> done = logic.click(segmentationNode, "Anterior", slices[0].position_ras, inside=True)
+    >>> done.voxels >= 0
+    True
+    >>> done = logic.undo(segmentationNode)
+
+    Points that are placed, moved or deleted in the views or in the module Markups are carried out by ``refine``, or at
+    once after ``startClicks``:
+
+    >>> pointsNode = logic.clickNode(segmentationNode, "Anterior", inside=False)
+    >>> index = pointsNode.AddControlPointWorld(slices[0].position_ras)
+    >>> done = logic.refine(segmentationNode)
+
+    And what came of it:
+
+    >>> tableNode = logic.volumeTable(segmentationNode)
+    >>> tableNode.GetNumberOfRows()
+    2
     """
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
+        self._live: Any = None
 
     def getParameterNode(self) -> Any:
         """The scene's parameter node, with typed access."""
@@ -366,7 +384,10 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         segmentationNode: Any = None,
         *,
         labels: Sequence[str] | None = None,
+        roiNode: Any = None,
+        locked: Sequence[str] = (),
         device: str = "auto",
+        mirroring: bool = False,
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Any:
@@ -380,7 +401,12 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
             segmentationNode: Where the segments go: those of the same names are replaced, all others are kept.
                 None for a new segmentation.
             labels: Names of the only structures wanted.
+            roiNode: ``vtkMRMLMarkupsROINode``: the student sees only the voxels around it, and outside of it all
+                segments stay as they are.
+            locked: Names or ids of segments of ``segmentationNode`` to leave as they are, besides those that the user
+                marked as completed.
             device: auto, cpu, cuda or mps.
+            mirroring: Average over flips: a little better, several times as slow.
             progress: Called with the finished fraction.
             cancelled: Asked between tiles.
 
@@ -390,43 +416,158 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         Raises:
             ReCoKDError: With a message for the user; the scene is then as it was.
         """
-        work = self.segmentLater(volumeNode, student, labels=labels, device=device)
-        result = work(progress, cancelled)
-        return self.showResult(result, _first(volumeNode), segmentationNode)
+        work = self.segmentLater(
+            volumeNode, student, labels=labels, roiNode=roiNode, device=device, mirroring=mirroring
+        )
+        return self.showResult(work(progress, cancelled), _first(volumeNode), segmentationNode, locked)
 
-    def segmentLater(self, volumeNode: Any, student: Any, **options: Any) -> Callable[..., Any]:
+    def segmentLater(self, volumeNode: Any, student: Any, *, roiNode: Any = None, **options: Any) -> Callable[..., Any]:
         """Copy the voxels now; the function returned needs nothing of the scene and may run in a thread.
 
         Args:
             volumeNode: As in :meth:`segment`.
             student: As in :meth:`segment`.
+            roiNode: As in :meth:`segment`.
             **options: Further arguments of ``ReCoKDLib.segment.segment``.
 
         Returns:
-            A function of ``progress`` and ``cancelled`` that gives a ``SegmentationResult``.
+            A function of ``progress`` and ``cancelled`` that gives a ``ReCoKDLib.mrml.results.NodeResult``.
         """
-        from ReCoKDLib.mrml.volumes import volume_from_nodes
+        from ReCoKDLib.mrml.results import prepare_run
 
         nodes = volumeNode if isinstance(volumeNode, (list, tuple)) else [volumeNode]
-        volume = volume_from_nodes(nodes)
+        return prepare_run(nodes, student, roiNode, **options)
 
-        def work(progress: Any = None, cancelled: Any = None) -> Any:
-            # In the thread too: torch takes seconds to load.
-            from ReCoKDLib.segment import segment
-
-            return segment(volume, student, progress=progress, cancelled=cancelled, **options)
-
-        return work
-
-    def showResult(self, result: Any, volumeNode: Any, segmentationNode: Any = None) -> Any:
+    def showResult(
+        self, result: Any, volumeNode: Any = None, segmentationNode: Any = None, locked: Sequence[str] = ()
+    ) -> Any:
         """Add what a student found to the scene; returns the segmentation node."""
-        from ReCoKDLib.mrml.segmentations import segmentation_to_node
+        from ReCoKDLib.mrml.results import show_result
 
-        for warning in result.warnings:
-            logging.warning("ReCoKD: %s", warning)
-        node = segmentation_to_node(result.labels, result.label_set, volumeNode, segmentationNode)
-        node.SetAttribute("ReCoKD.student", result.student)
-        return node
+        return show_result(result, segmentationNode, locked)
+
+    # Correcting
+
+    def click(
+        self, segmentationNode: Any, segment: str, position: Sequence[float], inside: bool = True, **options: Any
+    ) -> Any:
+        """Say that a point lies inside a segment, or outside; the segmentation follows at once.
+
+        Args:
+            segmentationNode: The segmentation.
+            segment: Name or id of the segment.
+            position: RAS of the world, mm.
+            inside: Whether it lies inside.
+            **options: Of :meth:`refine`.
+
+        Returns:
+            As :meth:`refine`.
+
+        Raises:
+            ReCoKDError: The point lies outside the volume, in a locked segment, ...: it is then not in the scene.
+        """
+        from ReCoKDLib.interaction.corrections import Click
+
+        r, a, s = position
+        return self.refine(segmentationNode, [Click((r, a, s), segment, inside)], **options)
+
+    def clickNode(self, segmentationNode: Any, segment: str, inside: bool = True) -> Any:
+        """The Markups list of the points inside, or outside, a segment; made when there is none."""
+        from ReCoKDLib.mrml.corrections import click_node_of
+
+        return click_node_of(segmentationNode, segment, inside)
+
+    def refine(self, segmentationNode: Any, corrections: Sequence[Any] = (), *, locked: Sequence[str] = ()) -> Any:
+        """Carry out the clicks: those in the scene that are new, were moved or deleted, and further ones.
+
+        Args:
+            segmentationNode: The segmentation, best one that :meth:`segment` made.
+            corrections: ``Click`` and ``Stroke`` of ``ReCoKDLib.interaction.corrections``, with names or ids of
+                segments; they are put into the scene.
+            locked: Names or ids of segments that new clicks leave alone, besides those marked as completed.
+
+        Returns:
+            ``ReCoKDLib.mrml.refining.Refined``: how many voxels changed, and warnings. The first call on a segmentation
+            reads everything and takes longer; after a scene was reopened, the student runs once more.
+
+        Raises:
+            ReCoKDError: With a message for the user; the segmentation is then as it was.
+        """
+        from ReCoKDLib.mrml.corrections import refine_node
+
+        return refine_node(segmentationNode, corrections, locked)
+
+    def limitClicks(self, segmentationNode: Any, roiNode: Any) -> None:
+        """Let clicks from now on change nothing outside of a ``vtkMRMLMarkupsROINode``; None lifts the limit."""
+        from ReCoKDLib.mrml.corrections import limit_clicks
+
+        limit_clicks(segmentationNode, roiNode)
+
+    def undo(self, segmentationNode: Any) -> Any:
+        """Take the last step back, in the segmentation and among the Markups points; returns as :meth:`refine`."""
+        from ReCoKDLib.mrml.sessions import refining
+
+        return refining(segmentationNode).undo()
+
+    def redo(self, segmentationNode: Any) -> Any:
+        """Make the step again that was taken back last; returns as :meth:`refine`."""
+        from ReCoKDLib.mrml.sessions import refining
+
+        return refining(segmentationNode).redo()
+
+    def startClicks(
+        self,
+        segmentationNode: Any,
+        onRefined: Callable[[Any], None] | None = None,
+        onRefused: Callable[[str], None] | None = None,
+    ) -> None:
+        """From now on each point that is placed, moved or deleted is carried out at once.
+
+        Args:
+            segmentationNode: The segmentation; of several, one at a time is watched by one logic.
+            onRefined: Called after each change.
+            onRefused: Told why a point was taken away again; None writes it to the log.
+        """
+        from ReCoKDLib.mrml.live import LiveClicks
+
+        self.stopClicks()
+        self._live = LiveClicks(segmentationNode, onRefined, onRefused)
+
+    def stopClicks(self) -> None:
+        """Watch the points no more; they stay."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    # Looking at the result
+
+    def doubtfulSlices(self, segmentationNode: Any, **options: Any) -> Any:
+        """Where the student that made a segmentation is not sure.
+
+        Args:
+            segmentationNode: The segmentation.
+            **options: Of ``ReCoKDLib.mrml.doubt.doubtful_slices_of``: mirrored, axis, threshold, smallest_mm3, ...
+
+        Returns:
+            A confidence volume node in the volume's place, and the slices worth a look, the most doubtful first, each
+            with its ``position_ras``.
+        """
+        from ReCoKDLib.mrml.doubt import doubtful_slices_of
+        from ReCoKDLib.mrml.sessions import refining
+
+        return doubtful_slices_of(refining(segmentationNode), **options)
+
+    def jumpTo(self, place: Any, sliceNodes: Sequence[Any] | None = None) -> None:
+        """Show a doubtful slice, or a position (RAS), in the centre of slice views; None for all views."""
+        from ReCoKDLib.mrml.doubt import jump_to
+
+        jump_to(getattr(place, "position_ras", place), sliceNodes)
+
+    def volumeTable(self, segmentationNode: Any, tableNode: Any = None) -> Any:
+        """Voxels and millilitres of each segment in a ``vtkMRMLTableNode``, a new one for None; returns it."""
+        from ReCoKDLib.mrml.tables import volume_table
+
+        return volume_table(segmentationNode, tableNode)
 
     def summary(self, result: Any) -> str:
         """What was found, in one line for the panel."""

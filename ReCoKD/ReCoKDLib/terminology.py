@@ -17,6 +17,9 @@ _CONTEXT = "Segmentation category and type - DICOM master list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 _ANATOMICAL_STRUCTURE = ("123037004", "Anatomical Structure")
 
+# What Slicer itself gives to a segment of which nothing is known.
+UNKNOWN_STRUCTURE = f"{_CONTEXT}~SCT^85756007^Tissue~SCT^85756007^Tissue~^^~{_REGION_CONTEXT}~^^~^^"
+
 _TYPES = {
     "amygdala": ("4958002", "Amygdala"),
     "aorta": ("15825003", "Aorta"),

@@ -56,7 +56,7 @@ def click_node(segmentation_node: Any, volume_node: Any, segment_id: str, inside
     """The list of points that lie inside, or outside, a segment; made when there is none.
 
     Returns:
-        A ``vtkMRMLMarkupsFiducialNode`` with the segment's colour, its glyphs spheres for inside and crosses for outside.
+        A ``vtkMRMLMarkupsFiducialNode`` with the segment's colour: spheres for inside, crosses for outside.
     """
     for node in mark_nodes(segmentation_node):
         same = node.GetAttribute(SEGMENT) == segment_id and _is_inside(node) == inside
@@ -127,8 +127,8 @@ def segmentation_of(markups_node: Any) -> Any:
 def read_marks(segmentation_node: Any) -> list[Mark]:
     """All clicks and strokes of a segmentation, those with a number first and by it.
 
-    Points that are not placed yet (a preview under the mouse) are left out. Of several with one number, as after copying
-    points, the first keeps it.
+    Points that are not placed yet (a preview under the mouse) are left out. Of several with one number, as after
+    copying points, the first keeps it.
     """
     marks: list[Mark] = []
     seen = set[int]()
@@ -151,13 +151,22 @@ def set_number(mark: Mark, number: int) -> None:
         mark.node.SetNthControlPointDescription(mark.index, f"click {number}")
 
 
+def remove_mark(mark: Mark) -> None:
+    """Take a mark out of the scene; of several of one list the last must go first."""
+    if mark.radius_mm is not None:
+        ensure_slicer().mrmlScene.RemoveNode(mark.node)
+    else:
+        mark.node.RemoveNthControlPoint(mark.index)
+
+
 def write_marks(segmentation_node: Any, volume_node: Any, marks: Sequence[Mark]) -> None:
     """Make the scene's clicks these: move, remove and add points. Those without a number stay as they are."""
     slicer = ensure_slicer()
-    wanted = {mark.number: mark for mark in marks}
+    segmentation = segmentation_node.GetSegmentation()
+    wanted = {mark.number: mark for mark in marks if segmentation.GetSegment(mark.segment_id) is not None}
     # From the last one on, so that indices stay what they were.
     for node, index, number in reversed(list(_each(segmentation_node))):
-        if not number:
+        if not number or segmentation.GetSegment(node.GetAttribute(SEGMENT)) is None:
             continue
         mark = wanted.get(number)
         fits = mark is not None and (mark.segment_id, mark.inside) == (node.GetAttribute(SEGMENT), _is_inside(node))

@@ -59,13 +59,13 @@ def probabilities_again(record: Record, volume: Volume, cancelled: Callable[[], 
         )
         return None
     logging.info("ReCoKD: the student %s looks at the volume again, once.", record.student)
-    result = segment(
-        seen, package, labels=names, mirroring=record.mirroring, probabilities=True, cancelled=cancelled
-    )
+    result = segment(seen, package, labels=names, mirroring=record.mirroring, probabilities=True, cancelled=cancelled)
     return result.probabilities
 
 
-def on_whole_grid(probabilities: Volume | None, volume: Volume, label_set: LabelSet, record: Record, labels: Any) -> Any:
+def on_whole_grid(
+    probabilities: Volume | None, volume: Volume, label_set: LabelSet, record: Record, labels: Any
+) -> Any:
     """Probabilities of a part of a volume on the grid of all of it; elsewhere what the labels say.
 
     Args:

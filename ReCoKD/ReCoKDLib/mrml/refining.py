@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..image_io import label_array
-from ..interaction.corrections import Box, Click, Correction, Stroke, continuous_kji
+from ..interaction.corrections import Click, Correction, Stroke, continuous_kji
+from ..interaction.refine import bounds
 from ..interaction.session import RefineSession, State
 from ..labels import LabelSet
 from ..table import segment_mask
@@ -29,9 +30,9 @@ from .record import (
     volume_nodes,
     write_record,
 )
-from .roi import box_from_node
+from .roi import box_from_matrix, box_from_node, box_matrix
 from .volumes import Matrix, ijk_to_node, volume_from_node, volume_from_nodes, volume_to_node, world_from_node
-from .voxels import Change, change_segments, labelmap_of, read_labels
+from .voxels import Change, change_segments, labelmap_of, on_grid, read_labels
 
 Labels = npt.NDArray[Any]
 
@@ -72,6 +73,35 @@ class Refining:
         self._segments_stamp: Any = None
         self._aligned = True
         self._open()
+
+    @property
+    def labels(self) -> Volume:
+        """The segmentation as it is now, on the volume's grid in the world; not to be changed."""
+        self._bring_up_to_date()
+        return self._in_world().with_array(self._session.labels.array)
+
+    @property
+    def probabilities(self) -> tuple[Volume, LabelSet] | None:
+        """The student's, on the grid of what it saw, and what they are of; None if there are none."""
+        if self._probabilities is None:
+            return None
+        segments = self._label_set.segments[: self._record.from_student]
+        return self._probabilities, replace(self._label_set, segments=segments)
+
+    @property
+    def label_set(self) -> LabelSet:
+        """All segments with their names and values in ``labels``."""
+        return self._label_set
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self._session.can_undo
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether a step was taken back."""
+        return self._session.can_redo
 
     # Steps
 
@@ -130,13 +160,24 @@ class Refining:
         self._now += 1
         return self._show(changed)
 
-    def _show(self, changed: Any) -> Refined:
-        state = self._history[self._now]
+    def put_back(self) -> None:
+        """Make the clicks in the scene those that were carried out: new ones go, moved ones go back."""
+        self._bring_up_to_date()
+        for mark in reversed(clicks.read_marks(self.node)):
+            if not mark.number:
+                clicks.remove_mark(mark)
+        self._show_clicks(self._record.done)
+
+    def _show_clicks(self, state: Sequence[Done]) -> None:
         marks = [
             clicks.Mark(done.number, done.segment_id, done.inside, self._to_world(done.points), done.radius_mm)
             for done in state
         ]
         clicks.write_marks(self.node, self._volume_node(), marks)
+
+    def _show(self, changed: Any) -> Refined:
+        state = self._history[self._now]
+        self._show_clicks(state)
         return Refined(self._write(changed, state))
 
     # Reading
@@ -163,12 +204,12 @@ class Refining:
             self._begin(current, fixed=True)
         else:
             self._begin(first, fixed=False)
-            self._aligned = self._is_aligned(world)
+            self._aligned = on_grid(self.node, world)
             # On another grid a segmentation cannot tell all that was written.
             if self._aligned and not np.array_equal(self._session.labels.array[0], current):
                 logging.info("ReCoKD: the segmentation was changed by other means; what was drawn stays.")
                 self._begin(current, fixed=True)
-        self._aligned = self._is_aligned(world)
+        self._aligned = on_grid(self.node, world)
         self._written = self._session.labels.array[0].copy()
         self._history: list[tuple[Done, ...]] = [self._record.done]
         self._now = 0
@@ -178,7 +219,7 @@ class Refining:
         """Start from a label map; clicks that were carried out before are part of it, or follow."""
         if fixed:
             self._record = replace(self._record, done=tuple(replace(d, fixed=True) for d in self._record.done))
-            self._forget_first()
+            forget_first(self.node)
         if self._probabilities is None:
             world = replace(self._local, ijk_to_ras=self._grid())
             self._probabilities = probabilities_again(self._record, world)
@@ -225,11 +266,6 @@ class Refining:
         known = [segment.id for segment in self._record.segments if segment.id in there]
         return known + sorted(there - set(known))
 
-    def _is_aligned(self, world: Volume) -> bool:
-        from .voxels import on_grid
-
-        return on_grid(self.node, world)
-
     # The first result, before any click
 
     def _read_first(self, current: Labels, present: Sequence[str]) -> Labels | None:
@@ -254,18 +290,16 @@ class Refining:
     def _keep_first(self) -> None:
         if self.node.GetNodeReference(FIRST_ROLE) is not None:
             return
-        from ..interaction.refine import bounds
-
-        block = bounds(self._first > 0) or (slice(0, 2), slice(0, 2), slice(0, 2))
-        volume = self._local.with_array(label_array(self._first)[None]).cropped(block)
+        # A voxel of margin: an image of one slice would not be read as a volume.
+        found = bounds(self._first > 0) or (slice(0, 1), slice(0, 1), slice(0, 1))
+        ends = zip(found, self._first.shape, strict=True)
+        k, j, i = (slice(max(0, part.start - 1), min(n, part.stop + 1)) for part, n in ends)
+        volume = self._local.with_array(label_array(self._first)[None]).cropped((k, j, i))
         node = volume_to_node(volume, name=f"{self.node.GetName()} before clicks", label_map=True)
         node.SetHideFromEditors(True)
         node.GetDisplayNode().SetVisibility(False)
         node.SetAndObserveTransformNodeID(self._volume_node().GetTransformNodeID())
         self.node.SetNodeReferenceID(FIRST_ROLE, node.GetID())
-
-    def _forget_first(self) -> None:
-        forget_first(self.node)
 
     # Between scene and numbers
 
@@ -276,6 +310,7 @@ class Refining:
         following = 1 + max([0, *known, *(mark.number for mark in marks), *self._numbers()])
         there = set(self._present())
         limit = self._limit()
+        to_volume: Matrix = np.linalg.inv(world_from_node(self._volume_node()))
         wanted: list[Done] = []
         pairs: list[tuple[clicks.Mark, Done]] = []
         orphans = set[str]()
@@ -283,7 +318,7 @@ class Refining:
             if mark.segment_id not in there:
                 orphans.add(mark.node.GetName())
                 continue
-            points = _moved(mark.points, np.linalg.inv(world_from_node(self._volume_node())))
+            points = _moved(mark.points, to_volume)
             old = known.get(mark.number)
             if old is None or not old.is_at(mark, points):
                 fresh = old is None or old.fixed
@@ -297,7 +332,7 @@ class Refining:
                     mark.inside,
                     places,
                     mark.radius_mm,
-                    tuple(i for i in locked if i != mark.segment_id) if fresh or old is None else old.locked,
+                    tuple(locked) if fresh or old is None else old.locked,
                     limit if fresh or old is None else old.box,
                 )
             wanted.append(old)
@@ -314,15 +349,12 @@ class Refining:
         roi = self.node.GetNodeReference(clicks.LIMIT_ROLE)
         if roi is None:
             return None
-        box = box_from_node(roi)
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.array(box.axes) * np.array(box.half_sizes)
-        matrix[:3, 3] = box.centre
-        return tuple(map(tuple, (np.linalg.inv(world_from_node(self._volume_node())) @ matrix).tolist()))
+        local = np.linalg.inv(world_from_node(self._volume_node())) @ box_matrix(box_from_node(roi))
+        return tuple(tuple(row) for row in local.tolist())
 
     def _correction(self, done: Done) -> Correction:
         locked = frozenset(self._names[i] for i in done.locked if i in self._names)
-        box = None if done.box is None else _box(np.array(done.box))
+        box = None if done.box is None else box_from_matrix(np.array(done.box))
         name = self._names[done.segment_id]
         if done.radius_mm is None:
             return Click(done.points[0], name, done.inside, locked, box)
@@ -388,15 +420,12 @@ def _changes(
 
 def _volume_stamp(nodes: Sequence[Any]) -> Any:
     """Changes when a volume has other voxels or another place, its transforms aside."""
-    return [(node.GetID(), node.GetImageData() and node.GetImageData().GetMTime(), ijk_to_node(node).tolist()) for node in nodes]
+    return [
+        (node.GetID(), node.GetImageData() and node.GetImageData().GetMTime(), ijk_to_node(node).tolist())
+        for node in nodes
+    ]
 
 
 def _moved(points: npt.NDArray[np.float64], matrix: Matrix) -> npt.NDArray[np.float64]:
     moved: npt.NDArray[np.float64] = points @ matrix[:3, :3].T + matrix[:3, 3]
     return moved
-
-
-def _box(matrix: Matrix) -> Box:
-    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-    axes = (matrix[:3, :3] / lengths).tolist()
-    return Box(tuple(matrix[:3, 3].tolist()), tuple(tuple(row) for row in axes), tuple(lengths.tolist()))

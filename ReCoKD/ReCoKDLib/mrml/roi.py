@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from ..interaction.corrections import Box
 from ..volume import Volume
 from .host import ensure_slicer
-from .volumes import numpy_matrix, world_from_node
+from .volumes import Matrix, numpy_matrix, world_from_node
 
 Slices = tuple[slice, slice, slice]
 
@@ -38,9 +39,25 @@ def box_from_node(roi_node: Any) -> Box:
     place = world_from_node(roi_node) @ numpy_matrix(roi_node.GetObjectToNodeMatrix())
     if abs(np.linalg.det(place[:3, :3])) < 1e-12:
         raise InputError(f"The region of interest {name!r} is flat. Correct the transform above it, or choose none.")
-    lengths = np.linalg.norm(place[:3, :3], axis=0)
-    centre, axes = place[:3, 3].tolist(), (place[:3, :3] / lengths).tolist()
-    return Box(tuple(centre), tuple(tuple(row) for row in axes), tuple((lengths * size / 2).tolist()))
+    place[:3, :3] *= size / 2
+    return box_from_matrix(place)
+
+
+def box_from_matrix(matrix: Matrix) -> Box:
+    """A box from the (4, 4) matrix whose columns are its half axes and its centre."""
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    r, a, s = (matrix[:3, :3] / lengths).tolist()
+    centre, half_sizes = matrix[:3, 3].tolist(), lengths.tolist()
+    return Box(tuple(centre), (tuple(r), tuple(a), tuple(s)), tuple(half_sizes))
+
+
+def box_matrix(box: Box) -> Matrix:
+    """The way back of :func:`box_from_matrix`."""
+    matrix = np.eye(4)
+    axes = np.array(box.axes)
+    matrix[:3, :3] = axes / np.linalg.norm(axes, axis=0) * np.array(box.half_sizes)
+    matrix[:3, 3] = box.centre
+    return matrix
 
 
 def bounding_voxels(box: Box, volume: Volume) -> Slices:
@@ -67,8 +84,10 @@ def bounding_voxels(box: Box, volume: Volume) -> Slices:
     return k, j, i
 
 
-def voxels_inside(box: Box, volume: Volume, block: Slices) -> np.ndarray:
+def voxels_inside(box: Box, volume: Volume, block: Slices) -> npt.NDArray[np.bool_]:
     """Which voxels of a block have their centre in the box; (k, j, i) of the block's shape, bool."""
     k, j, i = (np.arange(part.start, part.stop) for part in block)
-    inside: np.ndarray = box.contains(volume.ijk_to_ras, (k[:, None, None], j[None, :, None], i[None, None, :]))
+    inside: npt.NDArray[np.bool_] = box.contains(
+        volume.ijk_to_ras, (k[:, None, None], j[None, :, None], i[None, None, :])
+    )
     return inside

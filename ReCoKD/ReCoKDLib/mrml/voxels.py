@@ -307,9 +307,7 @@ def _lattice(slicer: Any, segmentation: Any, place: Matrix) -> Matrix:
     """The grid for a segment that has no image yet: the segmentation's own, else the volume's."""
     import vtk
 
-    text = segmentation.GetConversionParameter(
-        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    )
+    text = segmentation.GetConversionParameter(slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName())
     image = slicer.vtkOrientedImageData()
     if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False):
         return place

@@ -1,0 +1,172 @@
+"""A student's run on volume nodes, and its result in the scene."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from ..errors import Cancelled, InputError
+from ..interaction.corrections import Box
+from ..package import ModelPackage
+from ..segment import SegmentationResult, segment
+from ..students import find_student
+from ..table import segment_mask
+from ..volume import Volume
+from .evidence import can_be_kept, slices_of
+from .host import ensure_slicer
+from .record import Block, Known, Record, locked_ids, set_volume_nodes, write_record
+from .refining import forget_first
+from .roi import bounding_voxels, box_from_node, voxels_inside
+from .segmentations import ensure_segments, prepare_node, segmentation_to_node
+from .sessions import run_ended
+from .volumes import volume_from_nodes
+from .voxels import Change, change_segments, read_labels
+
+
+@dataclass(frozen=True)
+class NodeResult(SegmentationResult):
+    """What a student found in volume nodes; ``volume`` and ``labels`` are the whole volumes, in the world.
+
+    Attributes:
+        nodes: The volume nodes, a channel each.
+        box: The region of interest: outside of it nothing is written.
+        block: The part of the volume that the student saw; None for all.
+        checksum: Of the student's package.
+        mirroring: Whether it averaged over flips.
+    """
+
+    nodes: tuple[Any, ...] = ()
+    box: Box | None = None
+    block: Block | None = None
+    checksum: str = ""
+    mirroring: bool = False
+
+
+def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **options: Any) -> Callable[..., NodeResult]:
+    """Copy what a run needs out of the scene.
+
+    Args:
+        nodes: Volume nodes, one for each channel.
+        student: Package, path or name.
+        roi_node: ``vtkMRMLMarkupsROINode`` that limits the run to the voxels around it; None for the whole volume.
+        **options: Of :func:`ReCoKDLib.segment.segment`.
+
+    Returns:
+        A function of ``progress`` and ``cancelled`` that needs nothing of the scene and may run in a thread.
+
+    Raises:
+        InputError: A volume is none or unfit, grids differ, or the region of interest holds no voxel.
+    """
+    volume = volume_from_nodes(nodes)
+    box = None if roi_node is None else box_from_node(roi_node)
+    part = None if box is None else bounding_voxels(box, volume)
+
+    def work(progress: Any = None, cancelled: Any = None) -> NodeResult:
+        package = student if isinstance(student, ModelPackage) else find_student(student)
+        seen = volume if part is None else volume.cropped(part)
+        heads = len(package.label_set.subset(options.get("labels"))) + (0 if package.label_set.has_regions else 1)
+        given = {"probabilities": can_be_kept(seen.shape, heads), **options}
+        result = segment(seen, package, progress=progress, cancelled=cancelled, **given)
+        return _in_whole(result, volume, tuple(nodes), box, part, package.checksum, bool(options.get("mirroring")))
+
+    return work
+
+
+def show_result(result: NodeResult, segmentation_node: Any = None, locked: Sequence[str] = ()) -> Any:
+    """Put a result into the scene.
+
+    Segments of the same names are replaced and all others kept. Outside of the region of interest, and where a locked
+    segment lies, all stay as they are. Clicks that were made on the segmentation before are carried out anew by the
+    next correction, on the new result.
+
+    Args:
+        result: Of :func:`prepare_run`.
+        segmentation_node: Where the segments go; None, or one that was removed meanwhile, for a new one.
+        locked: Names or ids of segments to leave as they are, besides those that are marked as completed.
+
+    Returns:
+        The ``vtkMRMLSegmentationNode``.
+
+    Raises:
+        Cancelled: The volume was removed meanwhile.
+        InputError: There is no segment that is to be locked, or the segmentation is under a warp.
+    """
+    slicer = ensure_slicer()
+    scene = slicer.mrmlScene
+    if not all(scene.IsNodePresent(node) for node in result.nodes):
+        raise Cancelled("The volume was removed meanwhile, so nothing was added.")
+    node = segmentation_node if segmentation_node is not None and scene.IsNodePresent(segmentation_node) else None
+    if node is None and locked:
+        raise InputError("There are no segments to lock in a new segmentation. Give the segmentation that has them.")
+    for warning in result.warnings:
+        logging.warning("ReCoKD: %s", warning)
+    keep = [] if node is None else locked_ids(node, locked)
+    if node is None or (result.box is None and not keep):
+        node = segmentation_to_node(result.labels, result.label_set, result.nodes[0], node)
+    else:
+        _write_into(result, node, keep)
+    _record(result, node)
+    return node
+
+
+def _in_whole(
+    result: SegmentationResult,
+    volume: Volume,
+    nodes: tuple[Any, ...],
+    box: Box | None,
+    part: Any,
+    checksum: str,
+    mirroring: bool,
+) -> NodeResult:
+    given = {field.name: getattr(result, field.name) for field in fields(SegmentationResult)}
+    given.update(nodes=nodes, box=box, checksum=checksum, mirroring=mirroring)
+    if box is not None:
+        whole = np.zeros((1, *volume.shape), result.labels.array.dtype)
+        whole[(0, *part)] = np.where(voxels_inside(box, volume, part), result.labels.array[0], 0)
+        block = tuple((p.start, p.stop) for p in part)
+        given.update(labels=volume.with_array(whole), volume=volume, block=block)
+    return NodeResult(**given)
+
+
+def _write_into(result: NodeResult, node: Any, keep: Sequence[str]) -> None:
+    """Change an existing segmentation only where the region of interest and the locks allow it."""
+    prepare_node(result.nodes[0], node)
+    ids = ensure_segments(node, result.label_set)
+    part = (slice(None),) * 3 if result.block is None else slices_of(result.block)
+    k, j, i = (slice(*p.indices(n)[:2]) for p, n in zip(part, result.volume.shape, strict=True))
+    here = result.labels.cropped((k, j, i))
+    free = np.ones(here.shape, bool) if result.box is None else voxels_inside(result.box, result.volume, (k, j, i))
+    if keep:
+        free &= read_labels(node, [(segment_id, 1) for segment_id in keep], here) == 0
+    changes = {}
+    for each in result.label_set.segments:
+        segment_id = ids[each.name]
+        if segment_id in keep:
+            continue
+        was = read_labels(node, [(segment_id, 1)], here) > 0
+        now = segment_mask(here.array[0], each)
+        changes[segment_id] = Change(now & ~was & free, was & ~now & free)
+    change_segments(node, changes, result.volume.ijk_to_ras, (k.start, j.start, i.start))
+
+
+def _record(result: NodeResult, node: Any) -> None:
+    """Keep with the node what corrections need."""
+    ids = ensure_segments(node, result.label_set)
+    known = [Known(ids[s.name], s.name, s.value, tuple(s.region)) for s in result.label_set.segments]
+    set_volume_nodes(node, result.nodes)
+    forget_first(node)
+    record = Record(
+        student=result.student,
+        checksum=result.checksum,
+        mirroring=result.mirroring,
+        segments=tuple(known),
+        from_student=len(known),
+        has_regions=result.label_set.has_regions,
+        block=result.block,
+    )
+    write_record(node, record.with_others(node))
+    run_ended(node, result.probabilities)
