@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -68,7 +67,7 @@ def remove_student(entry: StudentEntry) -> None:
     """Delete a model from the user's folder.
 
     Raises:
-        OutputError: It lies elsewhere (those that come with ReCoKD, or in a folder that the user added), or it cannot be
+        OutputError: It lies elsewhere (it came with ReCoKD, or lies in a folder that the user added), or cannot be
             deleted.
     """
     if not entry.is_own:
@@ -100,5 +99,5 @@ def _delete(path: Path) -> None:
         path.unlink()
         return
     aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=path.parent))
-    os.replace(path, aside / path.name)
+    path.replace(aside / path.name)
     shutil.rmtree(aside, ignore_errors=True)

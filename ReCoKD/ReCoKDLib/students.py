@@ -65,7 +65,7 @@ def user_folder() -> Path:
 
 
 def student_folders() -> tuple[Path, ...]:
-    """All folders that are searched: ``RECOKD_STUDENTS``, registered ones, the user's, the shipped one, in this order."""
+    """The folders searched, in this order: ``RECOKD_STUDENTS``, registered ones, the user's, the shipped one."""
     parts = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
     named = [Path(part).expanduser() for part in parts if part.strip()]
     return (*named, *_registered, user_folder(), shipped_folder())

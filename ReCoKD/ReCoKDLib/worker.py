@@ -9,8 +9,8 @@ belongs to one run::
     result.json    written last; labels.npy and probabilities.npy lie beside it
 
 Each line that the process prints is either one of ours, which begins with a mark, or a line for the log. The process
-ends by itself, and takes its files with it, when the other end of its standard input is closed: none is left behind when
-the program that started it dies.
+ends by itself, and takes its files with it, when the other end of its standard input is closed: nothing is left behind
+when the program that started it dies.
 """
 
 from __future__ import annotations

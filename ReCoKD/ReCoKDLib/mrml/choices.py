@@ -54,7 +54,9 @@ def click_choices(segmentation_node: Any) -> list[ClickChoice]:
         name = segment.GetName() if segment is not None else mark.segment_id
         kind = "inside" if mark.inside else "outside"
         stroke = "" if mark.radius_mm is None else f", stroke of {mark.radius_mm:g} mm"
-        choices.append(ClickChoice(mark, f"{mark.number}  {name} {kind}{stroke} ({r:.1f}, {a:.1f}, {s:.1f})", (r, a, s)))
+        choices.append(
+            ClickChoice(mark, f"{mark.number}  {name} {kind}{stroke} ({r:.1f}, {a:.1f}, {s:.1f})", (r, a, s))
+        )
     return choices
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..interaction.corrections import Click, Correction, Stroke
 from . import clicks
-from .record import segment_id_of, volume_nodes
+from .record import require_volumes, segment_id_of
 from .refining import Refined
 from .roi import box_from_node
 from .sessions import refining
@@ -21,7 +21,7 @@ def click_node_of(segmentation_node: Any, segment: str, inside: bool = True) -> 
     """
     refining(segmentation_node)
     segment_id = segment_id_of(segmentation_node, segment)
-    return clicks.click_node(segmentation_node, volume_nodes(segmentation_node)[0], segment_id, inside)
+    return clicks.click_node(segmentation_node, require_volumes(segmentation_node)[0], segment_id, inside)
 
 
 def refine_node(segmentation_node: Any, corrections: Sequence[Correction] = (), locked: Sequence[str] = ()) -> Refined:
@@ -37,14 +37,18 @@ def refine_node(segmentation_node: Any, corrections: Sequence[Correction] = (), 
     """
     work = refining(segmentation_node)
     ids = [segment_id_of(segmentation_node, correction.segment) for correction in corrections]
-    before = {_key(mark) for mark in clicks.read_marks(segmentation_node)}
-    volume_node = volume_nodes(segmentation_node)[0] if corrections else None
+    marks = clicks.read_marks(segmentation_node)
+    before = {_key(mark) for mark in marks}
+    # Numbers, so that clicks of several lists keep the order in which they are given.
+    number = work.next_number(marks)
+    volume_node = require_volumes(segmentation_node)[0]
     for segment_id, correction in zip(ids, corrections, strict=True):
-        points, inside = correction.points, correction.inside
+        where = (segmentation_node, volume_node, segment_id, correction.inside)
         if isinstance(correction, Stroke):
-            clicks.add_stroke(segmentation_node, volume_node, segment_id, inside, points, correction.radius_mm)
+            clicks.add_stroke(*where, correction.points, correction.radius_mm, number)
         elif isinstance(correction, Click):
-            clicks.add_click(segmentation_node, volume_node, segment_id, inside, points[0])
+            clicks.add_click(*where, correction.points[0], number)
+        number += 1
     try:
         return work.refine(locked)
     except Exception:

@@ -11,7 +11,6 @@ import numpy as np
 from ..errors import InputError
 from ..interaction.doubt import DoubtfulSlice, confidence, doubtful_slices, mirrored_probabilities
 from ..volume import Volume
-from .evidence import slices_of
 from .hierarchy import place_beside
 from .host import ensure_slicer
 from .record import read_record, volume_nodes
@@ -59,8 +58,7 @@ def doubtful_slices_of(
             "student, or a smaller part of it (with a region of interest)."
         )
     probabilities, label_set = found
-    record = read_record(refining.node)
-    seen = labels if record.block is None else labels.cropped(slices_of(record.block))
+    seen = labels.cropped(refining.part)
     runs: Volume | list[Volume] = seen.with_array(probabilities.array)
     if mirrored:
         runs = _mirrored(refining, seen, label_set, device, cancelled)
@@ -93,8 +91,7 @@ def _mirrored(
 
     record = read_record(refining.node)
     package = find_student(record.student)
-    volume = volume_from_nodes(volume_nodes(refining.node))
-    part = volume if record.block is None else volume.cropped(slices_of(record.block))
+    part = volume_from_nodes(volume_nodes(refining.node)).cropped(refining.part)
     predictor = Predictor.from_package(package, device, mirroring=True)
     if not predictor.mirror_axes:
         raise InputError(

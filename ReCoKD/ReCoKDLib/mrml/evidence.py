@@ -13,7 +13,7 @@ from ..errors import PackageError
 from ..labels import LabelSet
 from ..table import segment_mask
 from ..volume import Volume
-from .record import Block, Record
+from .record import Record, Slices
 
 # Of half-precision numbers. With many classes in a large volume the student's answer would fill the memory; corrections
 # then go by the labels and the image alone. It depends on nothing but the volume and the student, so that a reopened
@@ -28,21 +28,17 @@ def can_be_kept(shape: tuple[int, int, int], heads: int) -> bool:
     return 2 * heads * int(np.prod(shape)) <= MOST_BYTES
 
 
-def probabilities_again(record: Record, volume: Volume, cancelled: Callable[[], bool] | None = None) -> Volume | None:
+def probabilities_again(record: Record, seen: Volume, cancelled: Callable[[], bool] | None = None) -> Volume | None:
     """What the student that a record names says of a volume; None, with a warning in the log, without the student.
 
     Args:
         record: Of the segmentation.
-        volume: All channels in world coordinates.
+        seen: All channels in world coordinates, the part that the student saw.
         cancelled: Asked between tiles.
-
-    Returns:
-        Probabilities of the part of the volume that the student saw.
     """
     from ..segment import segment
     from ..students import find_student
 
-    seen = volume if record.block is None else volume.cropped(slices_of(record.block))
     names = [known.name for known in record.segments[: record.from_student]]
     if not record.student or not can_be_kept(seen.shape, len(names) + (0 if record.has_regions else 1)):
         return None
@@ -64,20 +60,21 @@ def probabilities_again(record: Record, volume: Volume, cancelled: Callable[[], 
 
 
 def on_whole_grid(
-    probabilities: Volume | None, volume: Volume, label_set: LabelSet, record: Record, labels: Any
-) -> Any:
+    probabilities: Volume | None, part: Slices, volume: Volume, label_set: LabelSet, record: Record, labels: Any
+) -> Volume | None:
     """Probabilities of a part of a volume on the grid of all of it; elsewhere what the labels say.
 
     Args:
-        probabilities: Of ``record.block``.
+        probabilities: Of the part.
+        part: Which that is.
         volume: The whole.
         label_set: Of all segments; the student's come first.
-        record: Tells the part.
+        record: Of the segmentation.
         labels: (k, j, i) the first result.
     """
     if probabilities is None:
         return None
-    if record.block is None:
+    if record.part is None:
         return volume.with_array(probabilities.array)
     student = label_set.segments[: record.from_student]
     heads: list[npt.NDArray[np.bool_]] = [] if record.has_regions else [labels == 0]
@@ -85,11 +82,5 @@ def on_whole_grid(
     array = np.empty((len(heads), *volume.shape), np.float16)
     for head, mask in enumerate(heads):
         array[head] = np.where(mask, np.float16(_SURE), np.float16(1 - _SURE))
-    array[(slice(None), *slices_of(record.block))] = probabilities.array
+    array[(slice(None), *part)] = probabilities.array
     return volume.with_array(array)
-
-
-def slices_of(block: Block) -> tuple[slice, slice, slice]:
-    """A block as slices along k, j, i."""
-    k, j, i = (slice(first, end) for first, end in block)
-    return k, j, i

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..labels import LabelSet, Segment
+from ..volume import Volume
 from .clicks import VOLUME_ROLE, Mark
 from .host import ensure_slicer
 
@@ -23,7 +24,8 @@ STUDENT = "ReCoKD.student"
 RECORD = "ReCoKD.record"
 FIRST_ROLE = "ReCoKD.before"
 
-Block = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Point = tuple[float, float, float]
+Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Done:
     number: int
     segment_id: str
     inside: bool
-    points: tuple[tuple[float, float, float], ...]
+    points: tuple[Point, ...]
     radius_mm: float | None = None
     locked: tuple[str, ...] = ()
     box: tuple[tuple[float, ...], ...] | None = None
@@ -85,7 +87,8 @@ class Record:
         segments: The student's in its order first, then all others that ever had a value.
         from_student: How many of them are the student's.
         has_regions: Whether the student's segments overlap.
-        block: (first, end) along k, j, i of the part of the volume that the student saw; None for all.
+        part: Centres of the first and the last voxel of the part of the volume that the student saw, in the volume's
+            own coordinates (not as indices: Slicer flips an axis when it reads a left-handed volume); None for all.
         done: Clicks in their order.
     """
 
@@ -95,7 +98,7 @@ class Record:
     segments: tuple[Known, ...] = ()
     from_student: int = 0
     has_regions: bool = False
-    block: Block | None = None
+    part: tuple[Point, Point] | None = None
     done: tuple[Done, ...] = field(default=())
 
     def value_of(self, segment_id: str) -> int:
@@ -140,8 +143,8 @@ def read_record(segmentation_node: Any) -> Record:
         raw = json.loads(text) if text else {}
         raw["segments"] = tuple(Known(**{**s, "region": tuple(s["region"])}) for s in raw.get("segments", ()))
         raw["done"] = tuple(_done(entry) for entry in raw.get("done", ()))
-        if raw.get("block") is not None:
-            raw["block"] = tuple((int(a), int(b)) for a, b in raw["block"])
+        if raw.get("part") is not None:
+            raw["part"] = tuple(_point(point) for point in raw["part"])
         return Record(**raw)
     except (ValueError, TypeError, KeyError, AttributeError):
         # Of a later version, or written by somebody else: the segmentation itself is as good as ever.
@@ -163,6 +166,21 @@ def volume_nodes(segmentation_node: Any) -> list[Any]:
         return found
     reference = segmentation_node.GetNodeReference(segmentation_node.GetReferenceImageGeometryReferenceRole())
     return [reference] if reference is not None else []
+
+
+def require_volumes(segmentation_node: Any) -> list[Any]:
+    """As :func:`volume_nodes`, at least one.
+
+    Raises:
+        InputError: There is none any more.
+    """
+    nodes = volume_nodes(segmentation_node)
+    if not nodes:
+        raise InputError(
+            f"No volume belongs to the segmentation {segmentation_node.GetName()!r} any more. Load the volume, and "
+            "choose it as the segmentation's source geometry in Slicer's Segment Editor."
+        )
+    return nodes
 
 
 def set_volume_nodes(segmentation_node: Any, nodes: Sequence[Any]) -> None:
@@ -217,8 +235,35 @@ def _done(raw: dict[str, Any]) -> Done:
     return Done(
         **{
             **raw,
-            "points": tuple(tuple(float(value) for value in point) for point in raw["points"]),
+            "points": tuple(_point(point) for point in raw["points"]),
             "locked": tuple(raw.get("locked", ())),
             "box": None if box is None else tuple(tuple(float(value) for value in row) for row in box),
         }
     )
+
+
+def part_from_slices(block: Slices, volume: Volume) -> tuple[Point, Point]:
+    """A block of voxels (k, j, i) as ``Record.part``; ``volume`` is in its own coordinates."""
+    ends = np.array([[part.start, part.stop - 1] for part in reversed(block)], dtype=np.float64)
+    first, last = (volume.ijk_to_ras[:3, :3] @ ends + volume.ijk_to_ras[:3, 3:]).T.tolist()
+    return _point(first), _point(last)
+
+
+def slices_from_part(part: tuple[Point, Point], volume: Volume) -> Slices:
+    """The way back of :func:`part_from_slices`, on the volume as it is now.
+
+    Raises:
+        InputError: The volume has no such voxels any more.
+    """
+    to_ijk = np.linalg.inv(volume.ijk_to_ras)
+    corners = np.rint(np.array(part) @ to_ijk[:3, :3].T + to_ijk[:3, 3]).astype(int)[:, ::-1]
+    low, high = corners.min(axis=0), corners.max(axis=0) + 1
+    if (low < 0).any() or (high > volume.shape).any():
+        raise InputError(f"The volume {volume.name!r} is not the one that was segmented. Segment it again.")
+    k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return k, j, i
+
+
+def _point(values: Sequence[float]) -> Point:
+    r, a, s = (float(value) for value in values)
+    return r, a, s

@@ -25,8 +25,11 @@ from .record import (
     FIRST_ROLE,
     Done,
     Record,
+    Slices,
     locked_ids,
     read_record,
+    require_volumes,
+    slices_from_part,
     volume_nodes,
     write_record,
 )
@@ -87,6 +90,14 @@ class Refining:
             return None
         segments = self._label_set.segments[: self._record.from_student]
         return self._probabilities, replace(self._label_set, segments=segments)
+
+    @property
+    def part(self) -> Slices:
+        """The block of the volume that the student saw, all of it where no region of interest limited it."""
+        if self._record.part is not None:
+            return slices_from_part(self._record.part, self._local)
+        k, j, i = (slice(0, n) for n in self._local.shape)
+        return k, j, i
 
     @property
     def label_set(self) -> LabelSet:
@@ -184,12 +195,7 @@ class Refining:
 
     def _open(self, edited: bool = False) -> None:
         """Read volume, segmentation and what was done before."""
-        nodes = volume_nodes(self.node)
-        if not nodes:
-            raise InputError(
-                f"No volume belongs to the segmentation {self.node.GetName()!r} any more. Load the volume, and choose "
-                "it as the segmentation's source geometry in Slicer's Segment Editor."
-            )
+        nodes = require_volumes(self.node)
         world = volume_from_nodes(nodes)
         if self._volume_stamp not in (None, _volume_stamp(nodes)):
             self._probabilities = None  # of other voxels
@@ -221,9 +227,8 @@ class Refining:
             self._record = replace(self._record, done=tuple(replace(d, fixed=True) for d in self._record.done))
             forget_first(self.node)
         if self._probabilities is None:
-            world = replace(self._local, ijk_to_ras=self._grid())
-            self._probabilities = probabilities_again(self._record, world)
-        whole = on_whole_grid(self._probabilities, self._local, self._label_set, self._record, first)
+            self._probabilities = probabilities_again(self._record, self._in_world().cropped(self.part))
+        whole = on_whole_grid(self._probabilities, self.part, self._local, self._label_set, self._record, first)
         there = set(self._present())
         done = [d for d in self._record.done if not d.fixed and d.segment_id in there]
         self._record = replace(self._record, done=tuple(d for d in self._record.done if d.fixed or d in done))
@@ -307,10 +312,10 @@ class Refining:
         """What the scene asks for, in its order; which mark asks for what; and what is passed over."""
         known = {done.number: done for done in self._record.done}
         marks = clicks.read_marks(self.node)
-        following = 1 + max([0, *known, *(mark.number for mark in marks), *self._numbers()])
+        following = self.next_number(marks)
         there = set(self._present())
         limit = self._limit()
-        to_volume: Matrix = np.linalg.inv(world_from_node(self._volume_node()))
+        to_volume = self._from_world()
         wanted: list[Done] = []
         pairs: list[tuple[clicks.Mark, Done]] = []
         orphans = set[str]()
@@ -341,15 +346,17 @@ class Refining:
         warnings = [f"The clicks {name!r} are passed over: their segment was removed." for name in sorted(orphans)]
         return wanted, pairs, warnings
 
-    def _numbers(self) -> list[int]:
-        return [done.number for state in self._history for done in state]
+    def next_number(self, marks: Sequence[clicks.Mark]) -> int:
+        """The place in time of a click that is made now, after all of these marks and all that ever were."""
+        used = [done.number for state in (self._record.done, *self._history) for done in state]
+        return 1 + max([0, *used, *(mark.number for mark in marks)])
 
     def _limit(self) -> Any:
         """The box that limits new clicks, in the volume's coordinates."""
         roi = self.node.GetNodeReference(clicks.LIMIT_ROLE)
         if roi is None:
             return None
-        local = np.linalg.inv(world_from_node(self._volume_node())) @ box_matrix(box_from_node(roi))
+        local = self._from_world() @ box_matrix(box_from_node(roi))
         return tuple(tuple(row) for row in local.tolist())
 
     def _correction(self, done: Done) -> Correction:
@@ -361,11 +368,14 @@ class Refining:
         return Stroke(done.points, done.radius_mm, name, done.inside, locked, box)
 
     def _volume_node(self) -> Any:
-        return volume_nodes(self.node)[0]
+        return require_volumes(self.node)[0]
 
     def _grid(self) -> Matrix:
         grid: Matrix = world_from_node(self._volume_node()) @ self._local.ijk_to_ras
         return grid
+
+    def _from_world(self) -> Any:
+        return np.linalg.inv(world_from_node(self._volume_node()))
 
     def _in_world(self) -> Volume:
         return replace(self._local, ijk_to_ras=self._grid())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,14 @@ from ..segment import SegmentationResult, segment
 from ..students import find_student
 from ..table import segment_mask
 from ..volume import Volume
-from .evidence import can_be_kept, slices_of
+from .evidence import can_be_kept
 from .host import ensure_slicer
-from .record import Block, Known, Record, locked_ids, set_volume_nodes, write_record
+from .record import Known, Record, Slices, locked_ids, part_from_slices, set_volume_nodes, write_record
 from .refining import forget_first
 from .roi import bounding_voxels, box_from_node, voxels_inside
 from .segmentations import ensure_segments, prepare_node, segmentation_to_node
 from .sessions import run_ended
-from .volumes import volume_from_nodes
+from .volumes import ijk_to_node, volume_from_nodes
 from .voxels import Change, change_segments, read_labels
 
 
@@ -34,14 +34,14 @@ class NodeResult(SegmentationResult):
     Attributes:
         nodes: The volume nodes, a channel each.
         box: The region of interest: outside of it nothing is written.
-        block: The part of the volume that the student saw; None for all.
+        block: The part (k, j, i) of the volume that the student saw; None for all.
         checksum: Of the student's package.
         mirroring: Whether it averaged over flips.
     """
 
     nodes: tuple[Any, ...] = ()
     box: Box | None = None
-    block: Block | None = None
+    block: Slices | None = None
     checksum: str = ""
     mirroring: bool = False
 
@@ -160,17 +160,16 @@ def _in_whole(
     volume: Volume,
     nodes: tuple[Any, ...],
     box: Box | None,
-    part: Any,
+    part: Slices | None,
     checksum: str,
     mirroring: bool,
 ) -> NodeResult:
     given = {field.name: getattr(result, field.name) for field in fields(SegmentationResult)}
     given.update(nodes=nodes, box=box, checksum=checksum, mirroring=mirroring)
-    if box is not None:
+    if box is not None and part is not None:
         whole = np.zeros((1, *volume.shape), result.labels.array.dtype)
         whole[(0, *part)] = np.where(voxels_inside(box, volume, part), result.labels.array[0], 0)
-        block = tuple((p.start, p.stop) for p in part)
-        given.update(labels=volume.with_array(whole), volume=volume, block=block)
+        given.update(labels=volume.with_array(whole), volume=volume, block=part)
     return NodeResult(**given)
 
 
@@ -178,8 +177,7 @@ def _write_into(result: NodeResult, node: Any, keep: Sequence[str]) -> None:
     """Change an existing segmentation only where the region of interest and the locks allow it."""
     prepare_node(result.nodes[0], node)
     ids = ensure_segments(node, result.label_set)
-    part = (slice(None),) * 3 if result.block is None else slices_of(result.block)
-    k, j, i = (slice(*p.indices(n)[:2]) for p, n in zip(part, result.volume.shape, strict=True))
+    k, j, i = result.block or (slice(0, n) for n in result.volume.shape)
     here = result.labels.cropped((k, j, i))
     free = np.ones(here.shape, bool) if result.box is None else voxels_inside(result.box, result.volume, (k, j, i))
     if keep:
@@ -201,6 +199,7 @@ def _record(result: NodeResult, node: Any) -> None:
     known = [Known(ids[s.name], s.name, s.value, tuple(s.region)) for s in result.label_set.segments]
     set_volume_nodes(node, result.nodes)
     forget_first(node)
+    local = replace(result.volume, ijk_to_ras=ijk_to_node(result.nodes[0]))
     record = Record(
         student=result.student,
         checksum=result.checksum,
@@ -208,7 +207,7 @@ def _record(result: NodeResult, node: Any) -> None:
         segments=tuple(known),
         from_student=len(known),
         has_regions=result.label_set.has_regions,
-        block=result.block,
+        part=None if result.block is None else part_from_slices(result.block, local),
     )
     write_record(node, record.with_others(node))
     run_ended(node, result.probabilities)

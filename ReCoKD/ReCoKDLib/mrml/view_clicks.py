@@ -138,7 +138,9 @@ def layout_views(segmentation: Callable[[], Any]) -> list[View]:
         views.append(slice_view(widget.sliceView().interactor(), widget.mrmlSliceNode()))
     for index in range(manager.threeDViewCount):
         view = manager.threeDWidget(index).threeDView()
-        views.append(surface_view(view.interactor(), view.renderWindow().GetRenderers().GetFirstRenderer(), segmentation))
+        views.append(
+            surface_view(view.interactor(), view.renderWindow().GetRenderers().GetFirstRenderer(), segmentation)
+        )
     return views
 
 

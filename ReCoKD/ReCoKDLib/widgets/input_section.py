@@ -96,7 +96,9 @@ class InputSection(Section):
         label = qt.QLabel()
         label.setBuddy(selector)
         self.ui.inputFormLayout.insertRow(number, label, selector)
-        selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node, number=number: self._further_chosen(number, node))
+        selector.connect(
+            "currentNodeChanged(vtkMRMLNode*)", lambda node, number=number: self._further_chosen(number, node)
+        )
         self._further.append((label, selector))
 
     def _further_chosen(self, number: int, node: Any) -> None:

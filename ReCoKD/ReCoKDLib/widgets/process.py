@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -103,10 +104,8 @@ class BackgroundRun:
         self._over = True  # what the killed process still signals is of no interest
         # In Slicer the process started here is a launcher, which does not take its child along.
         if self._pid is not None:
-            try:
+            with contextlib.suppress(OSError):  # it may have ended just now
                 os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-            except OSError:
-                pass  # it has just ended
         self._process.kill()
         self._process.waitForFinished(_GOODBYE_MILLISECONDS)
         self._remove_folder()

@@ -35,7 +35,7 @@ class SegmentSection(Section):
             ui.deviceComboBox.addItem(name)
         device = self.panel.settings.device
         ui.deviceComboBox.setCurrentIndex(DEVICES.index(device) if device in DEVICES else 0)
-        ui.deviceComboBox.connect("currentIndexChanged(int)", lambda index: self.panel.settings.set_device(DEVICES[index]))
+        ui.deviceComboBox.connect("currentIndexChanged(int)", self._device_chosen)
         ui.structuresList.connect("itemChanged(QListWidgetItem*)", self._structure_checked)
         ui.showIn3DCheckBox.connect("toggled(bool)", self._show_3d)
 
@@ -70,6 +70,9 @@ class SegmentSection(Section):
     def show_status(self, text: str) -> None:
         """What happens, below the progress."""
         self.ui.statusLabel.text = text
+
+    def _device_chosen(self, index: int) -> None:
+        self.panel.settings.set_device(DEVICES[index])
 
     # Structures
 
@@ -208,5 +211,3 @@ class SegmentSection(Section):
         node = self.panel.segmentation
         if node is not None and node.GetSegmentation().GetNumberOfSegments():
             self.logic.showIn3D(node, shown)
-
-
