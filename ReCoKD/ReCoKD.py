@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,13 +193,17 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateFromParameterNode)
         self.panel.set_parameters(parameterNode)
 
-    def reportErrors(self, action: Callable[[], None]) -> bool:
+    def reportErrors(self, action: Callable[[], None], wait: bool = False) -> bool:
         """Run something; what the user can act on is shown as it is said, anything else with its details.
+
+        Args:
+            action: What to run.
+            wait: Show the cursor of a busy program meanwhile.
 
         Returns:
             Whether it came to its end.
         """
-        with slicer.util.tryWithErrorDisplay(_("Something went wrong in ReCoKD."), waitCursor=True):
+        with slicer.util.tryWithErrorDisplay(_("Something went wrong in ReCoKD."), waitCursor=wait):
             try:
                 action()
                 return True
@@ -207,8 +212,8 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
                 return False
             except ReCoKDError as error:
                 message = str(error)
-            self.panel.segment.show_status(message)
-            slicer.util.errorDisplay(message, windowTitle="ReCoKD")
+        self.panel.segment.show_status(message)
+        slicer.util.errorDisplay(message, windowTitle="ReCoKD")
         return False
 
     def _updateFromParameterNode(self, caller: Any = None, event: Any = None) -> None:

@@ -39,10 +39,13 @@ def _one_host() -> Any:
 
 
 @pytest.fixture
-def host(_one_host: Any, slicer: Any) -> Any:
+def host(_one_host: Any, slicer: Any, tmp_path: Path) -> Any:
     """The Qt test host with an empty scene and no message shown yet."""
     _one_host.messages.clear()
     _one_host.samples.clear()
+    _one_host.answers.clear()
+    _one_host.chosen_files.clear()
+    _one_host.use_settings(tmp_path / "settings.ini")
     return _one_host
 
 

@@ -30,7 +30,7 @@ class CorrectSection(Section):
         self._views: ViewClicks | None = None
         self._clicks: list[ClickChoice] = []
         self.correcting = Correcting(self.logic, lambda done: self._refined(done), self._say)
-        self.editor = EditorArea(ui.editorCollapsibleButton, ui.editorLayout)
+        self.editor = EditorArea(ui.editorCollapsibleButton)
         for button, icon in (
             (ui.insideButton, "inside"),
             (ui.outsideButton, "outside"),
@@ -44,9 +44,9 @@ class CorrectSection(Section):
         self.clicked(ui.insideButton, lambda: self._arm(ui.insideButton, ui.outsideButton))
         self.clicked(ui.outsideButton, lambda: self._arm(ui.outsideButton, ui.insideButton))
         self.clicked(ui.strokeButton, self._place)
-        self.clicked(ui.undoButton, self._undo)
-        self.clicked(ui.redoButton, self._redo)
-        self.clicked(ui.deleteButton, self._delete)
+        self.clicked(ui.undoButton, self._undo, wait=True)
+        self.clicked(ui.redoButton, self._redo, wait=True)
+        self.clicked(ui.deleteButton, self._delete, wait=True)
         ui.clickList.connect("currentRowChanged(int)", self._click_chosen)
         for keys, action in (
             ("I", lambda: self._at_mouse(True)),

@@ -20,8 +20,8 @@ class DoubtSection(Section):
         self._next = 0
         self.set_icon(self.ui.confidenceCheckBox, "confidence")
         self.set_icon(self.ui.nextDoubtButton, "next")
-        self.clicked(self.ui.nextDoubtButton, self.show_next)
-        self.clicked(self.ui.confidenceCheckBox, self._overlay)
+        self.clicked(self.ui.nextDoubtButton, self.show_next, wait=True)
+        self.clicked(self.ui.confidenceCheckBox, self._overlay, wait=True)
         self.panel.add_key("N", self.show_next)
 
     def update(self) -> None:

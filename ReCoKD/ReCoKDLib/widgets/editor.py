@@ -12,12 +12,10 @@ class EditorArea:
 
     Args:
         button: The collapsible button around it.
-        layout: Where it goes.
     """
 
-    def __init__(self, button: Any, layout: Any) -> None:
+    def __init__(self, button: Any) -> None:
         self._button = button
-        self._layout = layout
         self._nodes: tuple[Any, Any] = (None, None)
         self.widget: Any = None
         button.connect("contentsCollapsed(bool)", lambda collapsed: self._opened() if not collapsed else self._rest())
@@ -52,7 +50,7 @@ class EditorArea:
     def _opened(self) -> None:
         if self.widget is None:
             self.widget = make_editor()
-            self._layout.addWidget(self.widget)
+            self._button.layout().addWidget(self.widget)
         self.entered()
 
     def _rest(self) -> None:

@@ -21,7 +21,7 @@ class HandOverSection(Section):
         self.set_icon(ui.exportButton, "export")
         ui.exportFolderEdit.text = self.panel.settings.dataset
         self.clicked(ui.exportFolderButton, self._choose)
-        self.clicked(ui.exportButton, self._export)
+        self.clicked(ui.exportButton, self._export, wait=True)
         ui.exportFolderEdit.connect("textChanged(QString)", lambda text: self.update())
 
     def update(self) -> None:

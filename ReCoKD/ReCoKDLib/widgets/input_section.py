@@ -82,7 +82,7 @@ class InputSection(Section):
         self.ui.inputVolumeLabel.text = first
         while len(self._further) > max(0, len(names) - 1):
             for widget in self._further.pop():
-                self.ui.inputFormLayout.removeWidget(widget)
+                self.ui.inputCollapsibleButton.layout().removeWidget(widget)
                 widget.hide()
                 widget.deleteLater()
         while len(self._further) < len(names) - 1:
@@ -95,7 +95,7 @@ class InputSection(Section):
         selector = volume_selector()
         label = qt.QLabel()
         label.setBuddy(selector)
-        self.ui.inputFormLayout.insertRow(number, label, selector)
+        self.ui.inputCollapsibleButton.layout().insertRow(number, label, selector)
         selector.connect(
             "currentNodeChanged(vtkMRMLNode*)", lambda node, number=number: self._further_chosen(number, node)
         )

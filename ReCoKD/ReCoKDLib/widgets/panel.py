@@ -31,7 +31,8 @@ class Panel:
         logic: ``ReCoKDLogic``.
         settings: What is remembered between sessions.
         icons: Folder of the icons.
-        report: Runs an action and shows its errors; returns whether it came to its end.
+        report: Runs an action and shows its errors; a second argument says that it takes long. Returns whether it came
+            to its end.
         confirm: Asks the user a question; returns whether the answer was yes.
         main_window: Gives the window whose keys count.
     """
@@ -43,7 +44,7 @@ class Panel:
         settings: Settings,
         icons: Path,
         *,
-        report: Callable[[Callable[[], None]], bool],
+        report: Callable[..., bool],
         confirm: Callable[[str], bool],
         main_window: Callable[[], Any],
     ) -> None:

@@ -46,6 +46,6 @@ class Section:
         """Give a button its icon."""
         widget.setIcon(self.panel.icon(name))
 
-    def clicked(self, button: Any, action: Callable[[], None]) -> None:
-        """Connect a button; errors that the action raises are shown."""
-        button.connect("clicked(bool)", lambda checked=False: self.panel.report(action))
+    def clicked(self, button: Any, action: Callable[[], None], wait: bool = False) -> None:
+        """Connect a button; errors that the action raises are shown. ``wait`` for what takes a second or more."""
+        button.connect("clicked(bool)", lambda checked=False: self.panel.report(action, wait))

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import qt
+
 _FOLDERS, _DEVICE, _STUDENT = "ReCoKD/StudentFolders", "ReCoKD/Device", "ReCoKD/Student"
 _DATASET, _IMPORTED_FROM = "ReCoKD/TrainingData", "ReCoKD/ImportedFrom"
 
@@ -85,7 +87,7 @@ class Settings:
             return False
         self._store.setValue(key, text)
         self._store.sync()
-        if int(self._store.status()) != 0:
+        if self._store.status() != qt.QSettings.NoError:
             return False
         del self._unsaved[key]
         return True
