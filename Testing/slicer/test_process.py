@@ -1,4 +1,4 @@
-"""A student's run in a process of its own: what comes back, and what happens when it is cancelled, killed or left alone."""
+"""A student's run in a process of its own: what comes back, and what a cancel, a kill and a crash leave behind."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class CorrectSection(Section):
     def connect(self) -> None:
         """Connect the widgets."""
         ui = self.ui
+        self.say(ui.clickLabel, "")
         self._filling = False
         self._views: ViewClicks | None = None
         self._clicks: list[ClickChoice] = []
@@ -64,6 +65,7 @@ class CorrectSection(Section):
     def update(self) -> None:
         """Show segments, clicks and steps of the chosen segmentation."""
         node = self.panel.segmentation
+        self.ui.CorrectSection.visible = node is not None
         if self.correcting.node is not None and self.correcting.node is not node:
             self.close()
         self._watch.follow(node)
@@ -133,7 +135,7 @@ class CorrectSection(Section):
         ui.deleteButton.enabled = 0 <= shown.currentRow < len(self._clicks)
 
     def _say(self, text: str) -> None:
-        self.ui.clickLabel.text = text
+        self.say(self.ui.clickLabel, text)
 
     def _refined(self, done: Any) -> None:
         self._say("\n".join((_("{count} voxels changed.").format(count=done.voxels), *done.warnings)))

@@ -18,6 +18,7 @@ class DoubtSection(Section):
         self._confidence: Any = None
         self._slices: list[Any] = []
         self._next = 0
+        self.say(self.ui.doubtLabel, "")
         self.set_icon(self.ui.confidenceCheckBox, "confidence")
         self.set_icon(self.ui.nextDoubtButton, "next")
         self.clicked(self.ui.nextDoubtButton, self.show_next, wait=True)
@@ -29,6 +30,7 @@ class DoubtSection(Section):
         node = self.panel.segmentation
         if node is not self._of:
             self.forget()
+        self.ui.DoubtSection.visible = node is not None
         known = self.logic.knowsDoubt(node)
         self.ui.nextDoubtButton.enabled = self.ui.confidenceCheckBox.enabled = known
 
@@ -43,7 +45,7 @@ class DoubtSection(Section):
             hide_overlay(self._confidence)
         self._of, self._confidence, self._slices, self._next = self.panel.segmentation, None, [], 0
         self.ui.confidenceCheckBox.checked = False
-        self.ui.doubtLabel.text = ""
+        self.say(self.ui.doubtLabel, "")
 
     def show_next(self) -> None:
         """Show the next doubtful place in all slice views; after the last one, the first again."""
@@ -51,16 +53,17 @@ class DoubtSection(Section):
             return
         self._ask()
         if not self._slices:
-            self.ui.doubtLabel.text = _("The student is sure everywhere.")
+            self.say(self.ui.doubtLabel, _("The student is sure everywhere."))
             return
         place = self._slices[self._next]
         self.logic.jumpTo(place)
-        self.ui.doubtLabel.text = _("{number} of {count}: {segments}, {size:.2g} ml in doubt").format(
+        text = _("{number} of {count}: {segments}, {size:.2g} ml in doubt").format(
             number=self._next + 1,
             count=len(self._slices),
             segments=", ".join(place.segments) or _("background"),
             size=place.size_mm3 / 1000,
         )
+        self.say(self.ui.doubtLabel, text)
         self._next = (self._next + 1) % len(self._slices)
 
     def _overlay(self) -> None:

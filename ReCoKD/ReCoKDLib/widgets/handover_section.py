@@ -17,6 +17,7 @@ class HandOverSection(Section):
     def connect(self) -> None:
         """Connect the widgets."""
         ui = self.ui
+        self.say(ui.exportLabel, "")
         self.set_icon(ui.exportFolderButton, "folders")
         self.set_icon(ui.exportButton, "export")
         ui.exportFolderEdit.text = self.panel.settings.dataset
@@ -26,12 +27,13 @@ class HandOverSection(Section):
 
     def update(self) -> None:
         """A segmentation and a folder are needed."""
+        self.ui.HandOverSection.visible = self.panel.segmentation is not None
         chosen = bool(self.ui.exportFolderEdit.text.strip())
         self.ui.exportButton.enabled = chosen and self.panel.segmentation is not None
 
     def scene_closing(self) -> None:
         """The next case is another one."""
-        self.ui.exportLabel.text = ""
+        self.say(self.ui.exportLabel, "")
 
     def _choose(self) -> None:
         ui = self.ui
@@ -48,4 +50,4 @@ class HandOverSection(Section):
         self.logic.ensureDependencies()
         name = self.logic.exportForTraining(self.panel.segmentation, Path(folder))
         self.panel.settings.set_dataset(folder)
-        self.ui.exportLabel.text = _("Added as {name}.").format(name=name)
+        self.say(self.ui.exportLabel, _("Added as {name}.").format(name=name))

@@ -15,6 +15,7 @@ from ..table import write_sizes
 from .section import Section
 
 _WAIT_MILLISECONDS = 300
+_MOST_PIXELS = 160
 
 
 class ResultSection(Section):
@@ -45,6 +46,7 @@ class ResultSection(Section):
         if self._watch.follow(self.panel.segmentation):
             self._fill()
         some = self.ui.resultTable.rowCount > 0
+        self.ui.ResultSection.visible = some
         self.ui.saveTableButton.enabled = self.ui.tableNodeButton.enabled = some
         self.ui.undoRunButton.enabled = self.logic.canUndoRun() and self.panel.segment.run is None
 
@@ -73,9 +75,11 @@ class ResultSection(Section):
             table.setItem(row, 0, name)
             for column, text in enumerate((f"{size.millilitres:.3f}", str(size.voxels)), 1):
                 item = qt.QTableWidgetItem(text)
-                item.setTextAlignment(int(qt.Qt.AlignRight) | int(qt.Qt.AlignVCenter))
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(row, column, item)
-        table.resizeColumnToContents(0)
+        table.resizeColumnsToContents()
+        if sizes:  # as high as its rows and its heading
+            table.setFixedHeight(min(_MOST_PIXELS, table.rowHeight(0) * (len(sizes) + 1) + 4))
         self.panel.update()
 
     def _save(self) -> None:

@@ -42,6 +42,11 @@ class Section:
     def cleanup(self) -> None:
         """The panel goes away."""
 
+    def say(self, label: Any, text: str) -> None:
+        """Show a text; an empty one takes no room."""
+        label.text = text
+        label.visible = bool(text)
+
     def set_icon(self, widget: Any, name: str) -> None:
         """Give a button its icon."""
         widget.setIcon(self.panel.icon(name))

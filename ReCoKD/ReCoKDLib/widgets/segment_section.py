@@ -26,6 +26,7 @@ class SegmentSection(Section):
         self.run: BackgroundRun | None = None
         self._remaining = Remaining()
         self._filling = False
+        self.show_status("")
         self.set_icon(ui.applyButton, "segment")
         self.set_icon(ui.cancelButton, "cancel")
         self.clicked(ui.applyButton, self._apply)
@@ -69,7 +70,7 @@ class SegmentSection(Section):
 
     def show_status(self, text: str) -> None:
         """What happens, below the progress."""
-        self.ui.statusLabel.text = text
+        self.say(self.ui.statusLabel, text)
 
     def _device_chosen(self, index: int) -> None:
         self.panel.settings.set_device(DEVICES[index])

@@ -100,6 +100,9 @@ class Host:
         from . import mrml_widgets
 
         mrml_widgets.install()
+        from . import editor
+
+        editor.install()
         if folder := os.environ.get(FOLDER_VARIABLE):
             self.slicer.__path__.append(folder)
         else:

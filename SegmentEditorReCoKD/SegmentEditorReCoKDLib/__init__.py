@@ -1,0 +1,1 @@
+"""The effect ReCoKD of Slicer's Segment Editor."""
