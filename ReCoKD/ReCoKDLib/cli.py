@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import import_model, segment, students
+from .commands import batch, import_model, segment, students
 from .errors import Cancelled, ReCoKDError
 
 _CANCELLED = 130  # what shells report for a program that Ctrl-C ended
@@ -18,16 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 when all went well, 2 after an error that the user can mend (told on stderr), 130 when cancelled.
+        0 when all went well, 1 when cases of a batch failed, 2 after an error that the user can mend (told on stderr),
+        130 when cancelled.
     """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # a console that lacks a letter is no reason to fail
     arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], None] = arguments.run
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
-        run(arguments)
+        return run(arguments) or 0
     except (Cancelled, KeyboardInterrupt):
         print("recokd: cancelled", file=sys.stderr)
         return _CANCELLED
@@ -37,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `recokd inspect ... | head`; what is not yet written must not fail at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"recokd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for command in (segment, import_model, students):
+    for command in (segment, batch, import_model, students):
         command.add_to(commands)
     return parser

@@ -23,20 +23,24 @@ _UNEVEN_SLICES = 0.1
 _POSITION = "0020|0032"  # Image Position (Patient)
 
 
-def read_volume(path: Path) -> Volume:
-    """Read one scalar 3D image: NIfTI, NRRD, MetaImage, or a folder with one DICOM series.
+def read_volume(path: Path, series: str = "") -> Volume:
+    """Read one scalar 3D image: NIfTI, NRRD, MetaImage, or a folder with a DICOM series.
 
     The voxels stay in the file's own order and type; nothing is reoriented. ITK reads NaN in NIfTI files as 0, so
     only other formats can be refused for it later.
 
+    Args:
+        path: File or folder.
+        series: UID of the series in a folder that holds several.
+
     Raises:
         InputError: Missing, not an image, not three-dimensional, several values a voxel, or a folder without
-            exactly one even DICOM series.
+            exactly one even DICOM series and without the one that was named.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist. Check the path.")
-    image = _read_dicom_folder(path) if path.is_dir() else _read_file(path)
+    image = _read_dicom_folder(path, series) if path.is_dir() else _read_file(path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"{path} has {image.GetNumberOfComponentsPerPixel()} values in each voxel (a colour or vector image). "
@@ -93,20 +97,45 @@ def _reason(error: RuntimeError) -> str:
     return line.split("): ", 1)[-1].rstrip(".")[:200]
 
 
-def _read_dicom_folder(path: Path) -> sitk.Image:
+def dicom_series(folder: Path) -> tuple[str, ...]:
+    """UIDs of the series with images in a folder, in their order; those in its sub-folders are not looked for."""
     import SimpleITK as sitk
 
-    reader = sitk.ImageSeriesReader()
-    series = list(reader.GetGDCMSeriesIDs(str(path)))
-    if not series:
+    return tuple(sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))))
+
+
+def dicom_files(path: Path, series: str = "") -> tuple[Path, ...]:
+    """The files of a DICOM series, in the order in which they are its slices.
+
+    Args:
+        path: Folder.
+        series: UID, where it holds several.
+
+    Raises:
+        InputError: The folder has no series, several and none is named, or not the named one.
+    """
+    import SimpleITK as sitk
+
+    found = dicom_series(path)
+    if not found:
         raise InputError(f"The folder {path} holds no DICOM series. Give an image file or a folder with DICOM files.")
-    if len(series) > 1:
+    if series and series not in found:
+        raise InputError(f"The folder {path} holds no DICOM series {series}. Check the path.")
+    if len(found) > 1 and not series:
         raise InputError(
-            f"The folder {path} holds {len(series)} DICOM series. Put the one to be segmented into a folder of its own."
+            f"The folder {path} holds {len(found)} DICOM series. Put the one to be segmented into a folder of its own."
         )
-    names = reader.GetGDCMSeriesFileNames(str(path), series[0])
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series or found[0])
+    return tuple(Path(name) for name in names)
+
+
+def _read_dicom_folder(path: Path, series: str) -> sitk.Image:
+    import SimpleITK as sitk
+
+    names = [str(file) for file in dicom_files(path, series)]
     if len(names) == 1:
         return _read_file(Path(names[0]))  # an enhanced (multi-frame) file is a volume, a lone slice is refused
+    reader = sitk.ImageSeriesReader()
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()  # each slice's position
     try:
@@ -148,13 +177,31 @@ def write_label_map(labels: Volume, path: Path, overwrite: bool = False) -> None
         OutputError: The suffix is not one of :data:`LABEL_MAP_SUFFIXES`, the file exists and ``overwrite`` is
             False, or it cannot be written.
     """
-    import SimpleITK as sitk
-
     if full_suffix(path).lower() not in LABEL_MAP_SUFFIXES:
         raise OutputError(f"{path} cannot be written as a label map. Use one of {', '.join(LABEL_MAP_SUFFIXES)}.")
-    array = label_array(labels.array[0])
+    _write(label_array(labels.array[0]), labels.ijk_to_ras, path, overwrite)
+
+
+def write_volume(volume: Volume, path: Path, overwrite: bool = False) -> None:
+    """Write a one-channel image to NIfTI, NRRD or MetaImage, whole or not at all: voxels and geometry, nothing else.
+
+    Raises:
+        OutputError: The suffix is not one of :data:`LABEL_MAP_SUFFIXES`, the file exists and ``overwrite`` is
+            False, or it cannot be written.
+    """
+    if full_suffix(path).lower() not in LABEL_MAP_SUFFIXES:
+        raise OutputError(f"{path} cannot be written as an image. Use one of {', '.join(LABEL_MAP_SUFFIXES)}.")
+    array = volume.array[0]
+    # Not every format has these.
+    narrow = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}
+    _write(array.astype(narrow.get(array.dtype, array.dtype), copy=False), volume.ijk_to_ras, path, overwrite)
+
+
+def _write(array: npt.NDArray[Any], ijk_to_ras: npt.NDArray[np.float64], path: Path, overwrite: bool) -> None:
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(array)
-    lps = _LPS_TO_RAS @ labels.ijk_to_ras
+    lps = _LPS_TO_RAS @ ijk_to_ras
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())

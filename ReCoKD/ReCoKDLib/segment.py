@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import InputError, OutputError
 from .files import full_suffix, require_new
-from .image_io import LABEL_MAP_SUFFIXES, read_volume, write_label_map
+from .image_io import LABEL_MAP_SUFFIXES, dicom_files, read_volume, write_label_map
 from .input_check import check_input
 from .labels import LabelSet, Segment
 from .package import ModelPackage
@@ -20,7 +21,11 @@ from .students import find_student
 from .table import write_table
 from .volume import Volume, stack_channels
 
+if TYPE_CHECKING:
+    from .prediction import Predictor
+
 SEGMENTATION_SUFFIX = ".seg.nrrd"
+DICOM_SUFFIX = ".dcm"
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,31 @@ class SegmentationResult:
     probabilities: Volume | None = None
 
 
+@dataclass(frozen=True)
+class LoadedStudent:
+    """A student whose networks are on their device: for many cases, or many runs of one.
+
+    Attributes:
+        package: What it is.
+        predictor: Its networks.
+    """
+
+    package: ModelPackage
+    predictor: Predictor
+
+    @classmethod
+    def load(cls, student: ModelPackage | Path | str, device: str = "auto", mirroring: bool = False) -> LoadedStudent:
+        """Load a student; arguments and errors are those of :func:`segment`."""
+        # Only here, because Slicer reads results without loading torch.
+        from .prediction import Predictor
+
+        package = student if isinstance(student, ModelPackage) else find_student(student)
+        return cls(package, Predictor.from_package(package, device, mirroring))
+
+
 def segment(
     volumes: Volume | Sequence[Volume],
-    student: ModelPackage | Path | str,
+    student: LoadedStudent | ModelPackage | Path | str,
     *,
     labels: Sequence[str] | None = None,
     device: str = "auto",
@@ -63,7 +90,8 @@ def segment(
 
     Args:
         volumes: One volume for each channel of the student's card in its order, all on one grid; or one with all.
-        student: A package, its path, or the name of an installed one.
+        student: A package, its path, or the name of an installed one; or a loaded one, whose device and mirroring then
+            hold.
         labels: Names of the only structures wanted; None for all.
         device: auto, cpu, cuda or mps.
         mirroring: Average over flips: a little better, several times as slow.
@@ -79,17 +107,15 @@ def segment(
         Cancelled: ``cancelled`` said so.
     """
     begun = time.perf_counter()
-    package = student if isinstance(student, ModelPackage) else find_student(student)
+    loaded = student if isinstance(student, LoadedStudent) else None
+    package = _package(student)
     volume = stack_channels([volumes] if isinstance(volumes, Volume) else list(volumes))
     wanted = package.label_set.subset(labels)
     warnings = check_input(volume, package.card, package.plan)
     if warn is not None:
         for warning in warnings:
             warn(warning)
-    # Only here, because Slicer reads results without loading torch.
-    from .prediction import Predictor
-
-    predictor = Predictor.from_package(package, device, mirroring)
+    predictor = (loaded or LoadedStudent.load(package, device, mirroring)).predictor
     try:
         prediction = predictor.predict(
             volume, segments=wanted, probabilities=probabilities, progress=progress, cancelled=cancelled
@@ -110,6 +136,12 @@ def segment(
         if prediction.probabilities is None
         else _of_wanted(prediction.probabilities, package, wanted),
     )
+
+
+def _package(student: LoadedStudent | ModelPackage | Path | str) -> ModelPackage:
+    if isinstance(student, LoadedStudent):
+        return student.package
+    return student if isinstance(student, ModelPackage) else find_student(student)
 
 
 def _of_wanted(probabilities: Volume, package: ModelPackage, wanted: Sequence[Segment]) -> Volume:
@@ -154,8 +186,9 @@ def segment_files(
     Args:
         inputs: One file, or DICOM folder, for each channel in the order of the student's card.
         student: As in :func:`segment`.
-        output: ``.seg.nrrd`` for a segmentation that Slicer opens with names, colours and codes; ``.nii.gz``, ``.nii``,
-            ``.nrrd`` or ``.mha`` for a label map.
+        output: ``.seg.nrrd`` for a segmentation that Slicer opens with names, colours and codes; ``.dcm`` for a DICOM
+            SEG, where the (first) input is a DICOM series; ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha`` for a label
+            map.
         table: CSV of voxels and millilitres.
         picture: PNG of slices and surfaces.
         overwrite: Replace files that exist.
@@ -165,11 +198,12 @@ def segment_files(
     Raises:
         OutputError: An output exists, cannot be written, is an input, or has an unknown suffix. All outputs are
             checked before the work begins.
-        MissingDependencyError: ``.seg.nrrd`` without Slicer's MRML.
+        MissingDependencyError: ``.seg.nrrd`` without Slicer's MRML, ``.dcm`` without highdicom.
     """
-    package = student if isinstance(student, ModelPackage) else find_student(student)
+    package = _package(student)
     _check_outputs(inputs, [path for path in (output, table, picture) if path is not None], overwrite)
-    _check_format(output)
+    check_format(output)
+    source = dicom_source(inputs[0], output)
     if picture is not None:
         require_picture(picture)
     result = segment(
@@ -182,18 +216,71 @@ def segment_files(
         cancelled=cancelled,
         warn=warn,
     )
+    write_result(result, package, output, table=table, picture=picture, source=source, overwrite=overwrite)
+    return result
+
+
+def write_result(
+    result: SegmentationResult,
+    package: ModelPackage,
+    output: Path,
+    *,
+    table: Path | None = None,
+    picture: Path | None = None,
+    source: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write a result in the format that the suffix of ``output`` names, each file whole or not at all.
+
+    Args:
+        result: Of :func:`segment`.
+        package: The student that made it.
+        output: As in :func:`segment_files`.
+        table: CSV of voxels and millilitres.
+        picture: PNG of slices and surfaces.
+        source: Files of the DICOM series that a DICOM SEG refers to.
+        overwrite: Replace files that exist.
+
+    Raises:
+        OutputError: A file exists and ``overwrite`` is False, or cannot be written.
+    """
     segments = result.label_set.segments
-    if full_suffix(output).lower() == SEGMENTATION_SUFFIX:
+    suffix = full_suffix(output).lower()
+    if suffix == SEGMENTATION_SUFFIX:
         from .mrml.segmentations import write_segmentation
 
         write_segmentation(result.labels, result.label_set, output, overwrite)
+    elif suffix == DICOM_SUFFIX:
+        from .dicom_seg import write_dicom_seg
+
+        card = package.card
+        write_dicom_seg(result.labels, result.label_set, source, output, card.name, card.version, overwrite)
     else:
         write_label_map(result.labels, output, overwrite)
     if table is not None:
         write_table(result.labels, segments, table, overwrite)
     if picture is not None:
         write_picture(result.volume, result.labels, segments, picture, title=result.student, overwrite=overwrite)
-    return result
+
+
+def dicom_source(path: Path, output: Path, series: str = "") -> tuple[Path, ...]:
+    """The files that a DICOM SEG refers to; none for other formats.
+
+    Raises:
+        InputError: The output is to be a DICOM SEG, but the input is not DICOM.
+    """
+    if full_suffix(output).lower() != DICOM_SUFFIX:
+        return ()
+    if path.is_dir():
+        return dicom_files(path, series)
+    from .dicom_seg import is_dicom
+
+    if is_dicom(path):
+        return (path,)
+    raise InputError(
+        f"{output} would be a DICOM SEG, which refers to the DICOM series that was segmented, but {path} is not DICOM. "
+        f"Choose another format for it, such as {SEGMENTATION_SUFFIX} or .nii.gz."
+    )
 
 
 def _check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
@@ -208,12 +295,22 @@ def _check_outputs(inputs: Sequence[Path], outputs: Sequence[Path], overwrite: b
         require_new(path, overwrite)
 
 
-def _check_format(output: Path) -> None:
+def check_format(output: Path) -> None:
+    """Check before any work is done that a file of this name can be written here.
+
+    Raises:
+        OutputError: The suffix is not known.
+        MissingDependencyError: What writes the format is not installed.
+    """
     suffix = full_suffix(output).lower()
     if suffix == SEGMENTATION_SUFFIX:
         from .mrml.host import ensure_slicer
 
         ensure_slicer()
+    elif suffix == DICOM_SUFFIX:
+        from .dicom_seg import require_highdicom
+
+        require_highdicom()
     elif suffix not in LABEL_MAP_SUFFIXES:
-        known = ", ".join((SEGMENTATION_SUFFIX, *LABEL_MAP_SUFFIXES))
+        known = ", ".join((SEGMENTATION_SUFFIX, DICOM_SUFFIX, *LABEL_MAP_SUFFIXES))
         raise OutputError(f"{output} has no suffix that can be written. Use one of {known}.")

@@ -17,16 +17,25 @@ from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.files import read_json
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.provenance import Provenance, read_provenance
 from ReCoKDLib.volume import Volume, stack_channels
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a file for each channel and, where somebody annotated it, a label map."""
+    """One case: a file for each channel and, where somebody annotated it, a label map.
+
+    Attributes:
+        identifier: Its name in the dataset.
+        images: One for each channel.
+        label: Label map; None where there is none.
+        provenance: Who made the labels, where the dataset's ``provenance.json`` says so.
+    """
 
     identifier: str
     images: tuple[Path, ...]
     label: Path | None
+    provenance: Provenance | None = None
 
     def volume(self) -> Volume:
         """All channels as one volume."""
@@ -60,8 +69,10 @@ class Dataset(Protocol):
 class NnunetRawDataset:
     """nnU-Net's raw layout: ``dataset.json``, ``imagesTr/CASE_0000.nii.gz``, ``labelsTr/CASE.nii.gz``.
 
+    Corrected cases that ``export_for_training`` added have their record in ``provenance.json``.
+
     Raises:
-        DatasetError: A part is missing or contradicts ``dataset.json``.
+        DatasetError: A part is missing, contradicts ``dataset.json``, or ``provenance.json`` cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,6 +97,7 @@ class NnunetRawDataset:
         first = sorted(images.glob(f"*_0000{ending}")) if images.is_dir() else []
         if not first:
             raise DatasetError(f"{images} holds no images named CASE_0000{ending}. Check the folder and 'file_ending'.")
+        records = read_provenance(self.folder)
         cases = []
         for path in first:
             identifier = path.name[: -len(f"_0000{ending}")]
@@ -94,7 +106,7 @@ class NnunetRawDataset:
                 if not file.is_file():
                     raise DatasetError(f"The case {identifier} lacks the channel {file.name}. Add the file.")
             label = labels / f"{identifier}{ending}"
-            cases.append(Case(identifier, files, label if label.is_file() else None))
+            cases.append(Case(identifier, files, label if label.is_file() else None, records.get(identifier)))
         return tuple(cases)
 
     @property

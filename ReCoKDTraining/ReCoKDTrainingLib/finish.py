@@ -122,6 +122,7 @@ def _name(run: Run) -> str:
 
 def _training_record(run: Run) -> TrainingRecord:
     schedule, distiller = run.trainer.schedule, run.trainer.distiller
+    records = [case.provenance for case in run.split.training if case.provenance is not None]
     return TrainingRecord(
         dataset=run.dataset.name,
         fingerprint=run.fingerprint.sha256,
@@ -145,6 +146,7 @@ def _training_record(run: Run) -> TrainingRecord:
         date=datetime.now(timezone.utc).date().isoformat(),
         options={
             "epochs": schedule.epochs,
+            "cases corrected by clicks": sum(bool(record.clicks) for record in records),
             "learning rate": schedule.learning_rate,
             "weight decay": schedule.weight_decay,
             "ramp": distiller.ramp,

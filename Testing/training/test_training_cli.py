@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,9 +15,11 @@ import pytest
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.provenance import ClickRecord, Provenance, provenance_json
 from ReCoKDLib.segment import segment
 from ReCoKDTrainingLib.cli import find_description, main
 from ReCoKDTrainingLib.command_line import make_parser
+from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
 
 SHORT = ["--epochs", "2", "--steps-per-epoch", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
 
@@ -87,6 +90,11 @@ def test_a_teacher_is_trained_packaged_and_measured(teacher: Path, raw_dataset: 
 
 
 def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    raw_dataset = Path(shutil.copytree(raw_dataset, tmp_path / raw_dataset.name))
+    corrected = Provenance.now("blobs-x4", "00ff", (ClickRecord("anterior", True, (0.0, 0.0, 0.0)),))
+    confirmed = Provenance.now("blobs-x4", "00ff")
+    by_case = {f"blobs_{n:03d}": corrected if n % 2 else confirmed for n in range(6)}
+    (raw_dataset / "provenance.json").write_text(json.dumps(provenance_json(by_case)))
     options = json.dumps({"reco": {"masks": "area"}})
     arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--teacher", str(teacher), "--width", "2"]
     arguments += ["--losses", "reco=0.5,logits", "--loss-options", options, "--dtype", "float16", "--seed", "3"]
@@ -98,6 +106,9 @@ def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_datase
     assert package.card.training.losses["reco"] == {"eta": 0.5, "masks": "area"}
     assert package.card.training.losses["logits"] == {"eta": 1.0}
     assert package.card.training.teacher_checksum == teacher_package.checksum
+    trained_on = read_split(NnunetRawDataset(raw_dataset), None).training
+    clicked = sum(case.identifier in ("blobs_001", "blobs_003", "blobs_005") for case in trained_on)
+    assert package.card.training.options["cases corrected by clicks"] == clicked
     assert (package.card.training.width, package.card.training.seed, package.card.dtype) == (2, 3, "float16")
     state = package.weights(0)
     assert not [key for key in state if "connector" in key or "losses" in key]

@@ -26,7 +26,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         required=True,
         type=Path,
         metavar="FILE",
-        help=".seg.nrrd (a segmentation for Slicer), or .nii.gz, .nrrd, .mha (a label map)",
+        help=".seg.nrrd (a segmentation for Slicer), .dcm (a DICOM SEG, of a DICOM series), or .nii.gz, .nrrd, .mha "
+        "(a label map)",
     )
     command.add_argument("--labels", type=comma_separated, metavar="A,B", help="these structures only")
     command.add_argument("--table", type=Path, metavar="CSV", help="write voxels and millilitres")

@@ -139,15 +139,24 @@ class Canvas:
         if not wrong.any():
             return _nothing(placed, self._refusal(placed, codes[own]))
         seeds = seeds[wrong]
-        support = self.corrector.support(
-            Window(self.volume.array[(slice(None), *window)], gain, seeds, self._kji_to_mm)
-        )
-        flips = gain + support > 0
-        flips[tuple(seeds.T)] = True
-        flips = _connected(flips, seeds)
-
         targets = np.zeros(codes.shape, dtype=np.int16)
         targets[index] = possible.target
+        # One mistake is one label in place of another: where a third one would come or go, voxels stay.
+        at = tuple(seeds.T)
+        gain[~(np.isin(codes, codes[at]) & np.isin(targets, targets[at]))] = -np.inf
+        support = self.corrector.support(
+            Window(
+                image=self.volume.array[(slice(None), *window)],
+                gain=gain,
+                fits=np.append(placed.allowed, False)[codes],
+                between=(codes > 0) & (targets > 0) & placed.correction.inside,
+                seeds=seeds,
+                spacing=self.volume.spacing,
+            )
+        )
+        flips = gain + support > 0
+        flips[at] = True
+        flips = _connected(flips, seeds)
         local = np.nonzero(flips)
         whole = tuple(axis + start for axis, start in zip(local, placed.low, strict=True))
         changed = np.ravel_multi_index(whole, self.array.shape)

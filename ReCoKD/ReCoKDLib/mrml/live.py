@@ -12,15 +12,6 @@ from .host import ensure_slicer
 from .refining import Refined
 from .sessions import refining
 
-_WATCHED = (
-    "PointPositionDefinedEvent",
-    "PointPositionUndefinedEvent",
-    "PointModifiedEvent",
-    "PointRemovedEvent",
-    "PointStartInteractionEvent",
-    "PointEndInteractionEvent",
-)
-
 
 class LiveClicks:
     """Watches the clicks of one segmentation.
@@ -98,15 +89,22 @@ class LiveClicks:
         if any(node is watched for watched in self._watched):
             return
         self._watched.append(node)
-        for name in _WATCHED:
-            self._observe(node, getattr(node, name), self._changed)
+        # Markups' own events have no names in Python, so each gets a function of its own.
+        for event in (
+            node.PointPositionDefinedEvent,
+            node.PointPositionUndefinedEvent,
+            node.PointModifiedEvent,
+            node.PointRemovedEvent,
+        ):
+            self._observe(node, event, lambda caller, event: self._changed())
+        self._observe(node, node.PointStartInteractionEvent, lambda caller, event: self._drag(True))
+        self._observe(node, node.PointEndInteractionEvent, lambda caller, event: self._drag(False))
 
-    def _changed(self, caller: Any, event: str) -> None:
-        if event == "PointStartInteractionEvent":
-            self._dragging = True
-            return
-        if event == "PointEndInteractionEvent":
-            self._dragging = False
+    def _drag(self, begins: bool) -> None:
+        self._dragging = begins
+        self._changed()
+
+    def _changed(self) -> None:
         if not self._dragging:
             self._follow()
 

@@ -280,11 +280,13 @@ def _add(
     segment = segmentation.GetSegment(segment_id)
     image = labelmap_of(segmentation, segment_id)
     if image is None:
-        image = oriented_image(np.zeros((1, 1, 1), np.uint8), _lattice(slicer, segmentation, place))
-        image.SetExtent(0, -1, 0, -1, 0, -1)
+        image = slicer.vtkOrientedImageData()
         name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
         segment.AddRepresentation(name, image)
         segment.SetLabelValue(1)
+    if image.IsEmpty():
+        # Slicer gives segments without voxels an image of any grid.
+        image.SetGeometryFromImageToWorldMatrix(vtk_matrix(_lattice(slicer, segmentation, place)))
     cut, start = _on_lattice(image, mask, place, first)
     if not cut.size:
         return  # finer than the segmentation's own voxels
