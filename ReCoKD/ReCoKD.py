@@ -317,8 +317,8 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         )
         return self.showResult(work(progress, cancelled), _first(volumeNode), segmentationNode, locked)
 
-    def segmentLater(self, volumeNode: Any, student: Any, *, roiNode: Any = None, **options: Any) -> Callable[..., Any]:
-        """Copy the voxels now; the function returned needs nothing of the scene and may run in a thread.
+    def segmentLater(self, volumeNode: Any, student: Any, *, roiNode: Any = None, **options: Any) -> Any:
+        """Copy the voxels now; what is returned needs nothing of the scene and may run in a thread or a process.
 
         Args:
             volumeNode: As in :meth:`segment`.
@@ -327,7 +327,7 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
             **options: Further arguments of ``ReCoKDLib.segment.segment``.
 
         Returns:
-            A function of ``progress`` and ``cancelled`` that gives a ``ReCoKDLib.mrml.results.NodeResult``.
+            A ``ReCoKDLib.mrml.results.Run``: called with ``progress`` and ``cancelled`` it gives a ``NodeResult``.
         """
         from ReCoKDLib.mrml.results import prepare_run
 

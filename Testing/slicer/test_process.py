@@ -106,6 +106,7 @@ def test_the_result_is_that_of_the_function(
     assert np.array_equal(found.labels.array, expected.labels.array)
     assert found.labels.same_grid(image)
     assert found.labels.array.any()
+    assert expected.probabilities is not None
     assert np.array_equal(found.probabilities.array, expected.probabilities.array)
     assert found.label_set == expected.label_set
     assert (found.student, found.warnings) == (expected.student, expected.warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ class StudentSection(Section):
         self._action(self._folders_menu, _("Add a folder..."), self._add_folder)
         for folder in self.panel.settings.student_folders:
             text = _("Do not look in {folder}").format(folder=folder)
-            self._action(self._folders_menu, text, lambda folder=folder: self._drop_folder(folder))
+            self._action(self._folders_menu, text, partial(self._drop_folder, folder))
 
     def _add_folder(self) -> None:
         chosen = qt.QFileDialog.getExistingDirectory(self.ui.StudentSection, _("Look for students in"), "")
