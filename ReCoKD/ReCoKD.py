@@ -465,6 +465,22 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
 
         return volume_table(segmentationNode, tableNode)
 
+    def exportForTraining(self, segmentationNode: Any, folder: Any, **options: Any) -> str:
+        """Add the corrected segmentation and its volumes to a dataset from which a student can be trained.
+
+        Args:
+            segmentationNode: The segmentation.
+            folder: A dataset in nnU-Net's raw layout, or a new or empty folder.
+            **options: ``annotator`` and ``channel_names`` of ``ReCoKDLib.mrml.handover.export_node``.
+
+        Returns:
+            The identifier of the new case.
+        """
+        from ReCoKDLib.mrml.handover import export_node
+        from ReCoKDLib.mrml.sessions import refining
+
+        return export_node(refining(segmentationNode), Path(folder), **options)
+
     def summary(self, result: Any) -> str:
         """What was found, in one line for the panel."""
         from ReCoKDLib.table import segment_sizes

@@ -68,9 +68,13 @@ class SliceView:
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(slicer.modules.markups.logic().GetMRMLApplicationLogic())
         self.logic.SetMRMLScene(scene)
-        self.node = self.logic.AddSliceNode(name)
-        # A view's node survives a closed scene, but not its references.
-        self.node.SetInteractionNode(self.logic.GetMRMLApplicationLogic().GetInteractionNode())
+        # A view's node survives a closed scene, and Slicer's logic would make another one that is in no scene.
+        known = scene.GetSingletonNode(name, "vtkMRMLSliceNode")
+        if known is None:
+            self.node = self.logic.AddSliceNode(name)
+        else:
+            self.node = known
+            self.logic.SetSliceNode(known)
         self.node.SetDimensions(*size, 1)
         self.logic.GetMRMLApplicationLogic().GetSliceLogics().AddItem(self.logic)
         self.logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume_node.GetID())
@@ -216,7 +220,3 @@ def _prepare_scene(slicer: Any) -> None:
         application.SetSliceLogics(vtk.vtkCollection())
         application.SetViewLogics(vtk.vtkCollection())
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    # slicer-core's do not survive a closed scene once a view has used them.
-    for node in (application.GetSelectionNode(), application.GetInteractionNode()):
-        if node.GetScene() is not scene:
-            scene.AddNode(node)

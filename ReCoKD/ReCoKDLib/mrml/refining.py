@@ -105,6 +105,15 @@ class Refining:
         return self._label_set
 
     @property
+    def record(self) -> Record:
+        """Who made it and which clicks were carried out."""
+        return self._record
+
+    def places_of(self, done: Done) -> npt.NDArray[np.float64]:
+        """Where the points of a click that was carried out lie now: (n, 3) RAS of the world."""
+        return self._to_world(done.points)
+
+    @property
     def can_undo(self) -> bool:
         """Whether there is a step to take back."""
         return self._session.can_undo
