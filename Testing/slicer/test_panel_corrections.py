@@ -193,6 +193,8 @@ def test_a_click_outside_the_volume_is_refused_in_words(segmented: Segmented, ho
 
 
 def test_no_mouse_over_a_view(segmented: Segmented, host: Any) -> None:
+    segmented.point_at(2, 2, 2)
+    segmented.slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode").SetCursorPositionInvalid()
     segmented.key("I")
     assert segmented.ui.clickLabel.text == "Move the mouse pointer over a slice view first."
 
@@ -266,6 +268,7 @@ def test_the_panel_hears_the_views_of_the_layout(segmented: Segmented, host: Any
 
     slice_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
     interactor = vtk.vtkGenericRenderWindowInteractor()
+    interactor.SetInteractorStyle(None)
     window, renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
     window.AddRenderer(renderer)
 
@@ -366,11 +369,11 @@ def test_what_the_editor_drew_stays(segmented: Segmented, host: Any) -> None:
     drawn[15:17, 15:17, 2:5] = 1
     segment_id = segmented.node.GetSegmentation().GetNthSegmentID(0)
     segmented.slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, segmented.node, segment_id, segmented.volume)
-    segmented.point_at(2, 2, 2)
+    segmented.point_at(15, 3, 22)
     segmented.key("I")
     after = segmented.mask()
     assert after[15:17, 15:17, 2:5].all()
-    assert after[2, 2, 2]
+    assert after[15, 3, 22]
     assert not after[6, 6, 7]
 
 
