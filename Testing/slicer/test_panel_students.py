@@ -25,7 +25,7 @@ def shown(panel: Any) -> list[str]:
 
 def menu_entry(button: Any, text: str) -> Any:
     """An entry of a button's menu, by a part of its text."""
-    (entry,) = [action for action in button.menu().actions() if text in action.text()]
+    (entry,) = [action for action in button.menu().actions() if text in action.property("text")]
     return entry
 
 

@@ -33,7 +33,7 @@ class ResultSection(Section):
         table = ui.resultTable
         table.setColumnCount(3)
         table.setHorizontalHeaderLabels([_("Segment"), _("Volume [ml]"), _("Voxels")])
-        table.horizontalHeader().setStretchLastSection(True)
+        table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         table.verticalHeader().hide()
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -77,7 +77,7 @@ class ResultSection(Section):
                 item = qt.QTableWidgetItem(text)
                 item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(row, column, item)
-        table.resizeColumnsToContents()
+        table.resizeColumnToContents(1)
         if sizes:  # as high as its rows and its heading
             table.setFixedHeight(min(_MOST_PIXELS, table.rowHeight(0) * (len(sizes) + 1) + 4))
         self.panel.update()
