@@ -17,12 +17,27 @@ import numpy as np
 import pytest
 
 from geometries import oblique_left_handed
+from processes import alive, gone
+from ReCoKDLib import worker
 from ReCoKDLib.errors import Cancelled, InputError
 from ReCoKDLib.students import find_student
 from ReCoKDLib.volume import Volume
 
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
-LONG = (120, 200, 200)  # hundreds of tiles
+
+# Instead of a student, what reports a tile each time and never ends: loading torch takes seconds.
+ENDLESS = """
+import sys, time, types
+sys.path.insert(0, sys.argv[1])
+from ReCoKDLib.worker import main
+def segment(volume, package, progress, warn, **options):
+    while True:
+        progress(0.25)
+        time.sleep(0.02)
+sys.modules["ReCoKDLib.segment"] = types.ModuleType("ReCoKDLib.segment")
+sys.modules["ReCoKDLib.segment"].segment = segment
+sys.exit(main(sys.argv[2]))
+"""
 
 
 class Told:
@@ -39,22 +54,6 @@ class Told:
         return bool(self.results or self.errors)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process is there and not just waiting to be buried."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pid: int, seconds: float = 5.0) -> bool:
-    until = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not alive(pid)
-
-
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder for temporary files, empty at the start."""
@@ -62,6 +61,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs report and never end."""
+    monkeypatch.setattr(worker, "_CODE", ENDLESS)
 
 
 @pytest.fixture
@@ -135,8 +140,10 @@ def test_its_own_errors_arrive_as_they_are(host: Any, run: Any, two_blobs: TwoBl
     assert list(temporary.iterdir()) == []
 
 
-def test_cancelling_takes_no_time_and_leaves_nothing(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path) -> None:
-    made, told = run(two_blobs(shape=LONG)[0])
+def test_cancelling_takes_no_time_and_leaves_nothing(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None
+) -> None:
+    made, told = run(two_blobs()[0])
     host.run_until(lambda: bool(told.fractions))
     assert alive(made.pid)
     begun = time.monotonic()
@@ -158,9 +165,9 @@ def test_cancelling_before_it_has_said_anything(host: Any, run: Any, two_blobs: 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_process_that_is_killed_from_outside_says_so(
-    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None
 ) -> None:
-    made, told = run(two_blobs(shape=LONG)[0])
+    made, told = run(two_blobs()[0])
     host.run_until(lambda: bool(told.fractions))
     os.kill(made.pid, signal.SIGKILL)
     host.run_until(lambda: told.over, 5)
@@ -181,8 +188,6 @@ def test_a_program_that_does_not_start(host: Any, run: Any, two_blobs: TwoBlobs,
 def test_a_crash_shows_its_last_lines(
     host: Any, run: Any, two_blobs: TwoBlobs, monkeypatch: Any, temporary: Path
 ) -> None:
-    from ReCoKDLib import worker
-
     code = "import sys; print('n\\u00e4her', *map(str, range(20)), sep='\\n'); sys.stdout.flush(); 1 / 0"
     monkeypatch.setattr(worker, "_CODE", code)
     _, told = run(two_blobs()[0])
@@ -193,8 +198,8 @@ def test_a_crash_shows_its_last_lines(
     assert "näher" in told.lines
 
 
-def test_an_abandoned_run_is_silent(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path) -> None:
-    made, told = run(two_blobs(shape=LONG)[0])
+def test_an_abandoned_run_is_silent(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None) -> None:
+    made, told = run(two_blobs()[0])
     host.run_until(lambda: bool(told.fractions))
     made.abandon()
     host.run_for(0.1)
@@ -218,15 +223,17 @@ def test_no_process_is_left_when_the_program_dies(
     """Slicer crashes in mid-run: its run ends too, and takes its copy of the volume with it."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    code = textwrap.dedent("""
+    code = f"ENDLESS = {ENDLESS!r}\n" + textwrap.dedent("""
         import os, signal
         import numpy as np
         from slicer_host import Host
         host = Host()
+        from ReCoKDLib import worker
+        worker._CODE = ENDLESS
         from ReCoKDLib.students import find_student
         from ReCoKDLib.volume import Volume
         from ReCoKDLib.widgets.process import BackgroundRun
-        volume = Volume(np.random.default_rng(0).random((1, 120, 200, 200), np.float32), np.eye(4))
+        volume = Volume(np.random.default_rng(0).random((1, 12, 20, 20), np.float32), np.eye(4))
         said = []
         nothing = lambda *_: None
         run = BackgroundRun(volume, find_student("blobs-x4"), {}, on_progress=said.append, on_line=nothing,

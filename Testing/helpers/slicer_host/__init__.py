@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -109,6 +110,8 @@ class Host:
             from . import scripted
 
             scripted.install()
+        self._folder = tempfile.TemporaryDirectory(prefix="recokd-host-")
+        self.use_settings(Path(self._folder.name) / "settings.ini")
         self.slicer.util.loadVolume = self._load_volume  # the real one asks the application
         self.main_window = self.qt.QMainWindow()  # message boxes are opened where there is one
         self.main_window.setObjectName("qSlicerMainWindow")
