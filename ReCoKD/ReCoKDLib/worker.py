@@ -139,6 +139,8 @@ def main(folder: str) -> int:
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
     try:
         _run(place)
+    except BrokenPipeError:
+        _leave(place)
     except ReCoKDError as error:
         write_json(place / _RESULT, {"error": type(error).__name__, "message": str(error)})
         return 1
@@ -189,5 +191,10 @@ def _end_with_parent(folder: Path) -> None:
         return  # a launcher in between passed nothing on, so its end means nothing
     while sys.stdin.buffer.read(1):
         pass
+    _leave(folder)
+
+
+def _leave(folder: Path) -> None:
+    """End at once, with all that belongs to the run: nobody is there to read the result."""
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(3)
