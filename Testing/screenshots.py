@@ -56,7 +56,8 @@ def main() -> None:
         module = host.load(REPOSITORY / "ReCoKD" / "ReCoKD.py")
         from ReCoKDLib.widgets import process, segment_section
 
-        segment_section.BackgroundRun = process.BackgroundRun = QuickRun  # type: ignore[misc,assignment]
+        for door in (process, segment_section):
+            vars(door)["BackgroundRun"] = QuickRun
         panel = host.open(module)
         ui = panel.ui
 

@@ -344,11 +344,11 @@ def test_the_run_is_undone_after_clicks(segmented: Segmented, host: Any) -> None
 
 def test_slicers_editor_is_made_when_it_is_opened(segmented: Segmented, host: Any, slicer: Any) -> None:
     correct: Any = segmented.panel.panel.correct
-    assert correct.editor.widget is None
+    assert not correct.editor.widget
     host.reveal(segmented.ui.editorCollapsibleButton)
     segmented.ui.editorCollapsibleButton.setFocus()
     host.press(segmented.ui.editorCollapsibleButton, "Space")
-    editor = correct.editor.widget
+    editor: Any = correct.editor.widget
     assert editor.segmentationNode() is segmented.node
     assert editor.sourceVolumeNode() is segmented.volume
     assert editor.visible_parts == {"segmentation": False, "volume": False, "switch": False}
