@@ -138,7 +138,12 @@ def table_of_gain(cases: Iterable[Case], label_set: LabelSet) -> str:
     for case in cases:
         for name, start in starts(case).items():
             courses.setdefault(name, []).append(course(start, label_set))
-    head = [*(f"{n} clicks" for n in AFTER), f"clicks to {GOAL:.2f}", "clicks that lowered Dice", "lost class after 3"]
+    head = [
+        *(f"Dice after {n}" for n in AFTER),
+        f"clicks to {GOAL:.2f}",
+        "single clicks that lowered Dice",
+        "lost class after 3",
+    ]
     lines = [f"| start | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
     for name, done in courses.items():
         dice = np.array([c.dice for c in done])

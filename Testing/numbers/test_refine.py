@@ -13,7 +13,7 @@ from distillation_cases import plain_labels, region_labels
 from geometries import GEOMETRIES, Matrix
 from ReCoKDLib.errors import Cancelled, InputError
 from ReCoKDLib.interaction.corrections import Box, Click, LockedError, OutsideVolumeError, Stroke
-from ReCoKDLib.interaction.corrector import EdgeAware
+from ReCoKDLib.interaction.corrector import BorderLayer
 from ReCoKDLib.interaction.refine import refine
 from ReCoKDLib.interaction.session import RefineSession, State
 from ReCoKDLib.volume import Volume
@@ -58,7 +58,7 @@ def random_corrections(volume: Volume, number: int, seed: int) -> list[Click | S
 
 def test_the_clicked_voxel_has_the_label_and_far_away_nothing_changes(blobs: tuple[Volume, Volume]) -> None:
     volume, labels = blobs
-    corrector = EdgeAware(reach_mm=6.0)
+    corrector = BorderLayer(reach_mm=6.0)
     k, j, i = np.indices(volume.shape)
     places = np.stack([i, j, k], -1) @ volume.ijk_to_ras[:3, :3].T + volume.ijk_to_ras[:3, 3]
     for made in random_corrections(volume, 25, seed=1):
@@ -92,7 +92,7 @@ def test_the_layer_of_the_border_around_a_click_moves(two_blobs: TwoBlobs) -> No
 def test_a_lost_class_comes_back_with_a_click(blobs: tuple[Volume, Volume]) -> None:
     volume, labels = blobs
     lost = labels.with_array(np.where(labels.array == 2, 0, labels.array))
-    corrector = EdgeAware(reach_mm=60.0)
+    corrector = BorderLayer(reach_mm=60.0)
     middle = np.argwhere(labels.array[0] == 2).mean(axis=0).round()
     made = [click(volume, middle, TWO)]
     result = refine(volume, lost, LABELS, made, probabilities=soft(labels), corrector=corrector)
@@ -240,7 +240,7 @@ def test_the_inputs_stay_as_they_are(two_blobs: TwoBlobs) -> None:
     assert refine(volume, labels, LABELS, []).changed is None
 
 
-def refined(session: RefineSession, volume: Volume, labels: Volume, corrector: EdgeAware) -> np.ndarray:
+def refined(session: RefineSession, volume: Volume, labels: Volume, corrector: BorderLayer) -> np.ndarray:
     made = session.state.corrections
     active = [c for n, c in enumerate(made) if n not in session.refused]
     heads = soft(labels)
@@ -254,7 +254,7 @@ def test_a_session_equals_the_function_after_every_step_of_a_random_history(two_
     geometry = list(GEOMETRIES.values())[seed]()
     volume, labels = two_blobs(ijk_to_ras=geometry)
     generator = np.random.default_rng(seed)
-    corrector = EdgeAware(reach_mm=6.0)
+    corrector = BorderLayer(reach_mm=6.0)
     session = RefineSession(volume, labels, LABELS, probabilities=soft(labels), corrector=corrector)
     seen = {0: session.labels.array.copy()}
     step = 0
@@ -329,7 +329,7 @@ def test_a_saved_session_is_gone_on_with(two_blobs: TwoBlobs) -> None:
 
 def test_the_last_of_a_thousand_clicks_is_still_quick(two_blobs: TwoBlobs) -> None:
     volume, labels = two_blobs(shape=(8, 160, 160))
-    session = RefineSession(volume, labels, LABELS, probabilities=soft(labels), corrector=EdgeAware(reach_mm=2.0))
+    session = RefineSession(volume, labels, LABELS, probabilities=soft(labels), corrector=BorderLayer(reach_mm=2.0))
     generator = np.random.default_rng(0)
     seconds = []
     for number in range(1000):

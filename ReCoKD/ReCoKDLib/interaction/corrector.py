@@ -52,7 +52,7 @@ class Corrector(Protocol):
 
 
 @dataclass(frozen=True)
-class EdgeAware:
+class BorderLayer:
     """Moves the present border towards the correction, as far as the student's probabilities let it.
 
     The correction is an observation of the log-odds at its voxels. Like the mean of a Gaussian process, it speaks for

@@ -12,7 +12,7 @@ from ..labels import LabelSet
 from ..volume import Volume
 from .canvas import Applied, Canvas, Placed, Slices, overlapping, require_effect
 from .corrections import Box, Correction
-from .corrector import Corrector, EdgeAware
+from .corrector import BorderLayer, Corrector
 from .refine import limited
 
 
@@ -59,7 +59,7 @@ class RefineSession:
         corrector: Corrector | None = None,
         state: State | None = None,
     ) -> None:
-        self._canvas = Canvas(volume, labels, label_set, probabilities, corrector or EdgeAware())
+        self._canvas = Canvas(volume, labels, label_set, probabilities, corrector or BorderLayer())
         self._labels = labels.with_array(self._canvas.array[None])
         self._done: list[Applied] = []
         self._states = [State()]
