@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nnunet() -> Iterator[None]:
+    """For tests that run nnU-Net itself: its environment variables, without which it prints about them."""
+    pytest.importorskip("nnunetv2")
+    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    missing = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(missing, "not-used"))
+    yield
+    for name in missing:
+        del os.environ[name]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command ``recokd``: segment volumes, import, inspect and list models."""
+"""The command ``recokd``: segment volumes, import, export, inspect and list models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import batch, import_model, segment, students
+from .commands import batch, export_model, import_model, segment, students
 from .errors import Cancelled, ReCoKDError
 
 _CANCELLED = 130  # what shells report for a program that Ctrl-C ended
@@ -48,6 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"recokd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for command in (segment, batch, import_model, students):
+    for command in (segment, batch, import_model, export_model, students):
         command.add_to(commands)
     return parser

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +84,40 @@ def _read_file(path: Path) -> sitk.Image:
                 + ("Give the folder with all slices." if "slice" in kind else "Split it into single volumes first.")
             )
         image = reader.Execute()
+        _require_whole(path, reader)
     except RuntimeError as error:
         raise InputError(
             f"{path} could not be read as an image ({_reason(error)}). Give a NIfTI, NRRD or MetaImage file, "
             "or a folder with a DICOM series."
         ) from error
     return image[(slice(None),) * 3 + (0,) * (len(size) - 3)] if len(size) > 3 else image
+
+
+def _require_whole(path: Path, reader: sitk.ImageFileReader) -> None:
+    """ITK fills what a truncated NIfTI file lacks with anything and says nothing.
+
+    Raises:
+        InputError: The file has fewer bytes than its header says, or its compression is damaged.
+    """
+    # Of the header, as ITK names its fields; other formats, and pairs of header and voxels, have none or another place.
+    if not path.name.lower().endswith((".nii", ".nii.gz")) or not reader.HasMetaDataKey("vox_offset"):
+        return
+    voxels = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    wanted = int(float(reader.GetMetaData("vox_offset"))) + voxels
+    found = 0
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        if compressed:
+            with gzip.open(path) as stream:
+                while block := stream.read(1 << 20):
+                    found += len(block)
+        else:
+            found = path.stat().st_size
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is damaged or was not copied to its end ({error}). Get the file again.") from error
+    if found < wanted:
+        raise InputError(f"{path} was not copied to its end: it has {found} of {wanted} bytes. Get the file again.")
 
 
 def _reason(error: RuntimeError) -> str:

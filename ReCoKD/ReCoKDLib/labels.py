@@ -167,6 +167,10 @@ class LabelSet:
         logits = logits.float()
         return logits.sigmoid() if self.has_regions else logits.softmax(0)
 
+    def logits(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Logits whose :meth:`probabilities` are the given ones (head, k, j, i)."""
+        return probabilities.logit() if self.has_regions else probabilities.log()
+
     def label_map(self, logits: torch.Tensor, wanted: Sequence[Segment] | None = None) -> torch.Tensor:
         """(heads, k, j, i) logits to a (k, j, i) label map, as nnU-Net decides it.
 

@@ -1,4 +1,4 @@
-"""Building the networks that a plan describes, from ``dynamic-network-architectures``."""
+"""Building the networks that a plan describes, and their weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ from torch import nn
 from .errors import PlanError
 from .plan import _IMPORTABLE, Architecture
 
-_CLASSES = {
-    "dynamic_network_architectures.architectures.unet.PlainConvUNet": "PlainConvUNet",
-    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet": "ResidualEncoderUNet",
-}
-
 
 def _imported(name: str) -> Any:
     if name not in _IMPORTABLE:
@@ -28,35 +23,26 @@ def _imported(name: str) -> Any:
 def build_network(
     architecture: Architecture, in_channels: int, out_channels: int, deep_supervision: bool = False
 ) -> nn.Module:
-    """The network with nnU-Net's initialisation (He, negative slope 0.01; zero last norm in residual blocks).
+    """The network with its class's own initialisation (nnU-Net's: He, negative slope 0.01; zero last norm in
+    residual blocks).
 
-    It has ``encoder`` (returns the list of all stages' features, bottleneck last) and ``decoder`` (takes that
-    list; returns one (B, out, D, H, W) tensor, or with deep supervision a list, full resolution first).
+    It returns one (B, out, D, H, W) tensor, or with deep supervision a list, full resolution first (a class that
+    has one output only gives the tensor).
 
     Raises:
         PlanError: The class is not known or refuses its arguments.
     """
-    class_name = _CLASSES.get(architecture.network_class_name)
-    if class_name is None:
-        raise PlanError(
-            f"The network class {architecture.network_class_name!r} is not known. Known: {', '.join(_CLASSES)}."
-        )
-    from dynamic_network_architectures.architectures import unet
-
+    backbone = architecture.backbone
+    backbone.check(architecture.arch_kwargs)
     kwargs = dict(architecture.arch_kwargs)
     for key in architecture.requires_import:
         if kwargs.get(key) is not None:
             kwargs[key] = _imported(kwargs[key])
     try:
-        network: nn.Module = getattr(unet, class_name)(
-            input_channels=in_channels, num_classes=out_channels, deep_supervision=deep_supervision, **kwargs
-        )
-    except (TypeError, AssertionError, ValueError) as error:
-        raise PlanError(f"The plan's network cannot be built: {error}. Restore plans.json.") from error
-    initialize: Any = getattr(network, "initialize", None)
-    if initialize is not None:
-        network.apply(initialize)
-    return network
+        return backbone.build(kwargs, in_channels, out_channels, deep_supervision)
+    except (TypeError, AssertionError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = str(error).strip().rstrip(".")
+        raise PlanError(f"The plan's network cannot be built: {reason}. Restore plans.json.") from error
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -71,6 +71,16 @@ def open_package_files(path: Path) -> PackageFiles:
     return _Archive(path)
 
 
+def model_name(path: Path) -> str:
+    """A name for the card of a model that is to be written to ``path``."""
+    name = path.name
+    if name.lower().endswith(PACKAGE_SUFFIX):
+        name = name[: -len(PACKAGE_SUFFIX)]
+    elif path.suffix.lower() == ".zip":
+        name = path.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:80] or "teacher"
+
+
 def require_inside(path: Path, name: str) -> None:
     """Refuse every spelling of a path that one system or another could take out of the package.
 

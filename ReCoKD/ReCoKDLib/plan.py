@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from .backbones import BACKBONES, Backbone, backbone_of, triple
 from .errors import PlanError
+from .legacy_plans import intensity_properties, with_architecture
 
 Int3 = tuple[int, int, int]
 Float3 = tuple[float, float, float]
@@ -23,8 +25,17 @@ NORMALIZATION_SCHEMES = (
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 )
+DEFAULT_PREPROCESSOR = "DefaultPreprocessor"
+WHOLE_IMAGE = "WholeImagePreprocessor"  # as MONAI's bundles do it; nnU-Net refuses the name
 _CT_PROPERTIES = frozenset({"mean", "std", "percentile_00_5", "percentile_99_5"})
 _DEFAULT_RESAMPLING = "resample_data_or_seg_to_shape"
+# nnU-Net finds any function in its folder by name; these are those that its planners write and its code can call, and
+# the last is MONAI's way, whose name nnU-Net refuses.
+RESAMPLING_FUNCTIONS = (
+    *(_DEFAULT_RESAMPLING, "resample_torch_fornnunet", "no_resampling_hack"),
+    "resample_from_first_voxel",
+)
+_LABEL_MANAGER = "LabelManager"
 # What may stand where nnU-Net's JSON names a Python object; a name from outside is never imported.
 _IMPORTABLE = frozenset(
     {
@@ -45,7 +56,7 @@ class Architecture:
     """A network class and its arguments, as in a plan's ``architecture``.
 
     Attributes:
-        network_class_name: Dotted name; see :mod:`ReCoKDLib.networks` for those that can be built.
+        network_class_name: Dotted name; see :mod:`ReCoKDLib.backbones` for those that can be built.
         arch_kwargs: Its arguments as JSON values; classes stand as dotted names.
         requires_import: The keys of ``arch_kwargs`` whose values are such names.
     """
@@ -54,33 +65,54 @@ class Architecture:
     arch_kwargs: Mapping[str, Any]
     requires_import: tuple[str, ...]
 
+    @classmethod
+    def for_topology(
+        cls, backbone: str, features: Sequence[int], strides: Sequence[Int3], kernel_sizes: Sequence[Int3]
+    ) -> Architecture:
+        """The full-size network of a backbone (its name in :data:`.backbones.BACKBONES`) with these stages.
+
+        Raises:
+            PlanError: There is no such backbone, or it has no such network.
+        """
+        if backbone not in BACKBONES:
+            raise PlanError(f"There is no backbone {backbone!r}. There are: {', '.join(BACKBONES)}.")
+        entry = BACKBONES[backbone]
+        return cls(entry.class_name, entry.for_topology(features, strides, kernel_sizes), entry.imports)
+
+    @property
+    def backbone(self) -> Backbone:
+        """What is known of the network class.
+
+        Raises:
+            PlanError: Nothing is.
+        """
+        return backbone_of(self.network_class_name)
+
     @property
     def features_per_stage(self) -> tuple[int, ...]:
         """Channels of each encoder stage, full resolution first, bottleneck last."""
-        return tuple(int(c) for c in self.arch_kwargs["features_per_stage"])
+        return self.backbone.features(self.arch_kwargs)
 
     @property
     def strides(self) -> tuple[Int3, ...]:
         """Stride of each encoder stage along the plan's axes."""
-        return tuple(_triple(stride, int, "strides") for stride in self.arch_kwargs["strides"])
+        return self.backbone.strides(self.arch_kwargs)
+
+    @property
+    def stage_paths(self) -> tuple[str, ...]:
+        """The modules whose outputs are the encoder stages' features."""
+        return self.backbone.stage_paths(self.arch_kwargs)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the network has under deep supervision."""
+        return self.backbone.outputs(self.arch_kwargs)
 
     def with_width(self, t: int, minimum: int = 4) -> Architecture:
         """The same network with max(minimum, C / 2^t) channels in each stage (ReCo-KD's student, section 'Student')."""
         if t not in range(4):
             raise PlanError(f"The width exponent t must be 0, 1, 2 or 3; it is {t}.")
-        features = [max(min(minimum, c), c >> t) for c in self.features_per_stage]
-        return replace(self, arch_kwargs={**self.arch_kwargs, "features_per_stage": features})
-
-
-def _triple(values: Any, kind: type, what: str) -> Any:
-    if isinstance(values, (int, float)):
-        values = (values,) * 3
-    if not isinstance(values, Sequence) or len(values) != 3:
-        raise PlanError(
-            f"The plan's {what} should be three numbers, one for each axis; it is {values!r}. "
-            "Use a 3D configuration (3d_fullres or 3d_lowres)."
-        )
-    return tuple(kind(v) for v in values)
+        return self if t == 0 else replace(self, arch_kwargs=self.backbone.narrowed(self.arch_kwargs, t, minimum))
 
 
 @dataclass(frozen=True)
@@ -103,9 +135,12 @@ class Plan:
         intensity_properties: For each channel: mean, std, percentile_00_5, percentile_99_5 ... of the training
             foreground (empty where unknown).
         architecture: The network.
-        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities".
+        resampling: Keyword arguments (order, order_z, force_separate_z) for "data", "seg" and "probabilities", with
+            "function" for those of :data:`RESAMPLING_FUNCTIONS` that are not the default.
         median_shape: Median shape of the training cases in voxels at ``spacing``.
         original_median_spacing: Median spacing of the training cases, mm.
+        preprocessor: ``DefaultPreprocessor``, nnU-Net's, or ``WholeImagePreprocessor``; see
+            :func:`.preprocessing.preprocess`.
     """
 
     dataset_name: str
@@ -124,6 +159,7 @@ class Plan:
     median_shape: Float3
     original_median_spacing: Float3
     plans_name: str = "nnUNetPlans"
+    preprocessor: str = DEFAULT_PREPROCESSOR
 
     def __post_init__(self) -> None:
         if sorted(self.transpose_forward) != [0, 1, 2] or any(
@@ -148,6 +184,8 @@ class Plan:
                     f"The plan normalises channel {channel} as CT but lacks its intensities "
                     f"({', '.join(sorted(_CT_PROPERTIES))}). Restore plans.json."
                 )
+        if len(self.architecture.features_per_stage) != len(self.architecture.strides):
+            raise PlanError("The plan's network has another number of widths than of strides. Restore plans.json.")
         for axis in range(3):
             total = 1
             for stride in self.architecture.strides:
@@ -188,13 +226,19 @@ class Plan:
 
     @classmethod
     def _from_configuration(cls, plans: Mapping[str, Any], configuration: str, chosen: Mapping[str, Any]) -> Plan:
-        if "architecture" not in chosen:
-            raise PlanError("The plan describes its network in the form of nnU-Net before 2.3, which is not read yet.")
+        chosen = with_architecture(chosen)
+        for what, named, known in (
+            ("prepares images", chosen.get("preprocessor_name"), (DEFAULT_PREPROCESSOR, WHOLE_IMAGE)),
+            ("reads labels", plans.get("label_manager"), (_LABEL_MANAGER,)),
+        ):
+            if named not in (None, *known):
+                raise PlanError(f"The plan {what} by {named!r}, somebody's own code; only {known[0]!r} is known here.")
         architecture = Architecture(
             str(chosen["architecture"]["network_class_name"]),
             dict(chosen["architecture"]["arch_kwargs"]),
             tuple(chosen["architecture"]["_kw_requires_import"]),
         )
+        architecture.backbone.check(architecture.arch_kwargs)
         for key in architecture.requires_import:
             value = architecture.arch_kwargs.get(key)
             if value is not None and value not in _IMPORTABLE:
@@ -202,36 +246,42 @@ class Plan:
                     f"The plan's network uses {key} = {value!r}, which is not on the list of known classes."
                 )
         resampling = {}
-        for what, key in (("data", "data"), ("seg", "seg"), ("probabilities", "probabilities")):
-            function = chosen[f"resampling_fn_{key}"]
+        for what in ("data", "seg", "probabilities"):
+            function = chosen[f"resampling_fn_{what}"]
+            if function not in RESAMPLING_FUNCTIONS:
+                raise PlanError(
+                    f"The plan resamples by {function!r}, which is not known here. "
+                    f"Known: {', '.join(RESAMPLING_FUNCTIONS)}."
+                )
+            resampling[what] = dict(chosen[f"resampling_fn_{what}_kwargs"])
             if function != _DEFAULT_RESAMPLING:
-                raise PlanError(f"The plan resamples by {function!r}; only {_DEFAULT_RESAMPLING!r} is known here.")
-            resampling[what] = dict(chosen[f"resampling_fn_{key}_kwargs"])
+                resampling[what]["function"] = function
         schemes = tuple(str(scheme) for scheme in chosen["normalization_schemes"])
-        properties = plans.get("foreground_intensity_properties_per_channel") or {}
-        spacing = _triple(chosen["spacing"], float, "spacing")
+        properties = intensity_properties(plans)
+        spacing = triple(chosen["spacing"], float, "spacing")
         return cls(
             dataset_name=str(plans.get("dataset_name", "")),
             plans_name=str(plans.get("plans_name", "nnUNetPlans")),
+            preprocessor=str(chosen.get("preprocessor_name") or DEFAULT_PREPROCESSOR),
             configuration=configuration,
             spacing=spacing,
-            patch_size=_triple(chosen["patch_size"], int, "patch size"),
+            patch_size=triple(chosen["patch_size"], int, "patch size"),
             batch_size=int(chosen["batch_size"]),
             batch_dice=bool(chosen.get("batch_dice", False)),
             normalization_schemes=schemes,
             use_mask_for_norm=tuple(bool(use) for use in chosen["use_mask_for_norm"]),
-            transpose_forward=_triple(plans["transpose_forward"], int, "axis order"),
-            transpose_backward=_triple(plans["transpose_backward"], int, "axis order"),
+            transpose_forward=triple(plans["transpose_forward"], int, "axis order"),
+            transpose_backward=triple(plans["transpose_backward"], int, "axis order"),
             intensity_properties=tuple(
                 {str(k): float(v) for k, v in properties.get(str(channel), {}).items()}
                 for channel in range(len(schemes))
             ),
             architecture=architecture,
             resampling=resampling,
-            median_shape=_triple(
+            median_shape=triple(
                 chosen.get("median_image_size_in_voxels", chosen["patch_size"]), float, "median image size"
             ),
-            original_median_spacing=_triple(
+            original_median_spacing=triple(
                 plans.get("original_median_spacing_after_transp", spacing), float, "median spacing"
             ),
         )
@@ -240,7 +290,7 @@ class Plan:
         """The plan as the contents of an nnU-Net v2 ``plans.json`` with this one configuration."""
         configuration: dict[str, Any] = {
             "data_identifier": f"{self.plans_name}_{self.configuration}",
-            "preprocessor_name": "DefaultPreprocessor",
+            "preprocessor_name": self.preprocessor,
             "batch_size": self.batch_size,
             "patch_size": list(self.patch_size),
             "median_image_size_in_voxels": list(self.median_shape),
@@ -254,9 +304,9 @@ class Plan:
             },
             "batch_dice": self.batch_dice,
         }
-        for what, kwargs in self.resampling.items():
-            configuration[f"resampling_fn_{what}"] = _DEFAULT_RESAMPLING
-            configuration[f"resampling_fn_{what}_kwargs"] = dict(kwargs)
+        for what, options in self.resampling.items():
+            configuration[f"resampling_fn_{what}"] = options.get("function", _DEFAULT_RESAMPLING)
+            configuration[f"resampling_fn_{what}_kwargs"] = {k: v for k, v in options.items() if k != "function"}
         return {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_name,
@@ -267,7 +317,7 @@ class Plan:
             "transpose_backward": list(self.transpose_backward),
             "configurations": {self.configuration: configuration},
             "experiment_planner_used": "ExperimentPlanner",
-            "label_manager": "LabelManager",
+            "label_manager": _LABEL_MANAGER,
             "foreground_intensity_properties_per_channel": {
                 str(channel): dict(values) for channel, values in enumerate(self.intensity_properties)
             },

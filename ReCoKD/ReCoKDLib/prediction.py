@@ -13,7 +13,7 @@ from torch import nn
 from .errors import InputError, MissingDependencyError, PackageError, ReCoKDError
 from .labels import LabelSet, Segment
 from .networks import build_network, load_weights
-from .plan import Plan
+from .plan import WHOLE_IMAGE, Plan
 from .preprocessing import PreprocessedCase, preprocess, restore_grid, uncrop
 from .sliding_window import sliding_window_logits
 from .volume import Volume
@@ -181,9 +181,7 @@ class Predictor:
                 "Give one volume for each channel, in the order of the model's card."
             )
         case = preprocess(self._oriented(volume), self.plan)
-        logits = torch.from_numpy(
-            np.ascontiguousarray(restore_grid(self.patch_logits(case, progress, cancelled).numpy(), case, self.plan))
-        )
+        logits = self._on_grid_of_case(self.patch_logits(case, progress, cancelled), case)
         labels = self.label_set.label_map(logits, segments).numpy()[None]
         whole = uncrop(labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16), case, self.plan)
         soft = None
@@ -193,6 +191,13 @@ class Predictor:
                 array[0] = 1 - array[1:].sum(0)  # outside the bounding box: certainly background
             soft = self._on_grid_of(volume, array)
         return Prediction(self._on_grid_of(volume, whole), soft)
+
+    def _on_grid_of_case(self, logits: torch.Tensor, case: PreprocessedCase) -> torch.Tensor:
+        """Logits at the case's own spacing: interpolated themselves as nnU-Net does, or as probabilities as MONAI."""
+        soft = self.plan.preprocessor == WHOLE_IMAGE
+        values = self.label_set.probabilities(logits) if soft else logits
+        restored = torch.from_numpy(np.ascontiguousarray(restore_grid(values.numpy(), case, self.plan)))
+        return self.label_set.logits(restored) if soft else restored
 
     def predict_mirrored(self, volume: Volume, axis: int | None, cancelled: Callable[[], bool] | None = None) -> Volume:
         """Probabilities of the volume mirrored along one axis of the plan (None: as it is), turned back onto its grid.

@@ -1,6 +1,8 @@
-"""From a volume to what the network sees, and back: nnU-Net v2's DefaultPreprocessor.
+"""From a volume to what the network sees, and back.
 
-Order of operations: transpose, crop to the non-zero region, normalise, resample.
+Order of operations of nnU-Net v2's DefaultPreprocessor: transpose, crop to the non-zero region, normalise, resample.
+The WholeImagePreprocessor does what MONAI's bundles do: transpose, resample, normalise; nothing is cropped, and the
+mask for normalisation is each channel's own non-zero voxels.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .plan import Float3, Int3, Plan, in_plan_axes
+from .plan import WHOLE_IMAGE, Float3, Int3, Plan, in_plan_axes
 from .resampling import resample, resampled_shape
 from .volume import Volume
 
@@ -73,15 +75,20 @@ def preprocess(volume: Volume, plan: Plan, labels: Volume | None = None) -> Prep
     order = (0, *(1 + axis for axis in plan.transpose_forward))
     data = volume.array.transpose(order)
     shape = tuple(int(n) for n in data.shape[1:])
-    mask = non_zero_mask(data)
+    whole = plan.preprocessor == WHOLE_IMAGE
+    mask = np.ones(shape, dtype=bool) if whole else non_zero_mask(data)
     box = bounding_box(mask)
     mask = mask[box]
     cropped = data[(slice(None), *box)].astype(np.float32)  # a copy: the user's voxels are not touched
     spacing = in_plan_axes(volume.spacing, plan)
-    for channel in range(plan.channels):
-        cropped[channel] = _normalised(cropped[channel], mask, plan, channel)
-    new_shape = resampled_shape(cropped.shape[1:], spacing, plan.spacing)
+    new_shape = resampled_shape(cropped.shape[1:], spacing, plan.spacing, plan.resampling["data"])
+    if not whole:
+        for channel in range(plan.channels):
+            cropped[channel] = _normalised(cropped[channel], mask, plan, channel)
     resampled = resample(cropped, new_shape, spacing, plan.spacing, plan.resampling["data"])
+    if whole:
+        for channel in range(plan.channels):
+            resampled[channel] = _normalised(resampled[channel], resampled[channel] != 0, plan, channel)
     target = None
     if labels is not None:
         target = labels.array.transpose(order)[(slice(None), *box)].astype(np.int16)
@@ -96,7 +103,7 @@ def _normalised(image: Array, mask: npt.NDArray[np.bool_], plan: Plan, channel: 
     epsilon = 1e-8
     result: Array = image.copy()
     if scheme == "ZScoreNormalization":
-        inside = mask if plan.use_mask_for_norm[channel] else ...
+        inside = mask if plan.use_mask_for_norm[channel] and mask.any() else ...
         result[inside] = (image[inside] - image[inside].mean()) / max(image[inside].std(), epsilon)
     elif scheme == "CTNormalization":
         known = plan.intensity_properties[channel]

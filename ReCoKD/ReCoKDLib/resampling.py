@@ -1,12 +1,17 @@
-"""Resampling between grids as nnU-Net v2 does it by default (``resample_data_or_seg_to_shape``).
+"""Resampling between grids as nnU-Net v2 does it: by default, and by the other functions that a plan may name.
 
-Cubic (or linear) in all axes; when the coarsest axis is more than three times as coarse as the finest, in the plane
-only, and nearest neighbour across. scikit-image and SciPy do the interpolation.
+``resample_data_or_seg_to_shape``, the default: cubic (or linear) in all axes; when the coarsest axis is more than
+three times as coarse as the finest, in the plane only, and nearest neighbour across. scikit-image and SciPy do the
+interpolation. ``resample_torch_fornnunet``: the same with PyTorch, linear. ``no_resampling_hack``: not at all.
+
+``resample_from_first_voxel`` is MONAI's ``Spacing``: the grids share the centre of their first voxel. With all others
+they share their outer borders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,30 +20,45 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ANISOTROPY_THRESHOLD = 3.0
+FROM_FIRST_VOXEL = "resample_from_first_voxel"
+
+Interpolation = Callable[[Array, Sequence[int], int], Array]
 
 
 def resampled_shape(
-    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[int, int, int]:
     """Voxels along each axis after resampling from ``spacing`` to ``new_spacing`` (mm, same axis order).
 
     One at least, which only images smaller than half a new voxel need, as those with their spacing in metres.
+    ``options`` are those of :func:`resample`.
     """
+    if (options or {}).get("function") == FROM_FIRST_VOXEL:
+        x, y, z = (round((n - 1) * old / new + 1) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+        return int(x), int(y), int(z)
     a, b, c = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
     return int(a), int(b), int(c)
 
 
-def coarse_axis(spacing: Sequence[float], new_spacing: Sequence[float], force: bool | None = None) -> int | None:
+def coarse_axis(
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    force: bool | None = None,
+    threshold: float = ANISOTROPY_THRESHOLD,
+) -> int | None:
     """The one axis to be resampled apart, or None.
 
-    It is the coarsest of ``spacing`` if that is anisotropic, else of ``new_spacing``; None when two axes are
-    equally coarse.
+    It is the coarsest of ``spacing`` if that is anisotropic (its axes differ by more than ``threshold`` times), else
+    of ``new_spacing``; None when two axes are equally coarse.
     """
     if force is False:
         return None
     for candidate in (spacing, new_spacing):
-        if force or max(candidate) / min(candidate) > ANISOTROPY_THRESHOLD:
-            coarsest = [axis for axis in range(3) if candidate[axis] == max(candidate)]
+        if force or max(candidate) / min(candidate) > threshold:
+            coarsest = [axis for axis in range(3) if max(candidate) / candidate[axis] == 1]
             return coarsest[0] if len(coarsest) == 1 else None
     return None
 
@@ -57,14 +77,29 @@ def resample(
         new_shape: Voxels along the three axes.
         spacing: Present voxel size, mm.
         new_spacing: Voxel size of ``new_shape``, mm; decides only whether an axis is taken apart.
-        options: A plan's ``resampling_fn_..._kwargs``.
+        options: Of a plan's ``resampling``.
     """
     shape = tuple(int(n) for n in new_shape)
-    if array.shape[1:] == shape:
+    function = options.get("function")
+    same_places = array.shape[1:] == shape
+    step = [new / old for old, new in zip(spacing, new_spacing, strict=True)]
+    if function == FROM_FIRST_VOXEL:
+        same_places = same_places and np.allclose(step, 1, rtol=1e-6)
+    if same_places or function == "no_resampling_hack":
         return array
+    axis = coarse_axis(
+        spacing,
+        new_spacing,
+        options.get("force_separate_z"),
+        float(options.get("separate_z_anisotropy_threshold", ANISOTROPY_THRESHOLD)),
+    )
+    if function == "resample_torch_fornnunet":
+        return _resampled_by_torch(array, shape, axis, options)
     order, order_z = int(options.get("order", 3)), int(options.get("order_z", 0))
-    interpolate = _resize_labels if options.get("is_seg") else _resize_image
-    axis = coarse_axis(spacing, new_spacing, options.get("force_separate_z"))
+    image: Interpolation = _resize_image
+    if function == FROM_FIRST_VOXEL:
+        image, axis = partial(_from_first_voxel, step), None
+    interpolate: Interpolation = partial(_resize_labels, image) if options.get("is_seg") else image
     result = np.empty((array.shape[0], *shape), dtype=array.dtype)
     for channel in range(array.shape[0]):
         source = array[channel]
@@ -84,19 +119,29 @@ def _resize_image(source: Array, shape: Sequence[int], order: int) -> Array:
     return resized
 
 
-def _resize_labels(source: Array, shape: Sequence[int], order: int) -> Array:
+def _from_first_voxel(step: Sequence[float], source: Array, shape: Sequence[int], order: int) -> Array:
+    """Voxel n of the result lies at voxel n * step of the source; beyond its last voxel the value is that one's."""
+    from scipy.ndimage import affine_transform
+
+    resized: Array = affine_transform(
+        source.astype(np.float64), step, output_shape=tuple(shape), order=order, mode="nearest"
+    )
+    return resized
+
+
+def _resize_labels(image: Interpolation, source: Array, shape: Sequence[int], order: int) -> Array:
     """For each voxel the label whose own mask, interpolated, is greatest, so that no label is invented.
 
     Where several are equally great (halfway between voxels), the nearest voxel's label if it is one of them, else
     the smallest: nnU-Net's rule with batchgenerators 0.25.5 (older ones thresholded each mask at one half).
     """
-    nearest: Array = _resize_image(source, shape, 0).astype(source.dtype)
+    nearest: Array = image(source, shape, 0).astype(source.dtype)
     if order == 0:
         return nearest
     result = np.zeros(tuple(shape), dtype=source.dtype)
     greatest = np.full(tuple(shape), -np.inf)
     for value in np.unique(source):
-        share = _resize_image(source == value, shape, order)
+        share = image(source == value, shape, order)
         result[(share > greatest) | ((share == greatest) & (nearest == value))] = value
         np.maximum(greatest, share, out=greatest)
     return result
@@ -122,3 +167,43 @@ def _across(source: Array, length: int, axis: int, order: int, labels: bool) -> 
     for value in np.unique(source):
         result[map_coordinates((source == value).astype(np.float64), grid, order=order, mode="nearest") > 0.5] = value
     return result
+
+
+def _resampled_by_torch(array: Array, shape: tuple[int, ...], axis: int | None, options: Mapping[str, Any]) -> Array:
+    """In the plane and then across where ``axis`` is given, else in all axes at once (then always linearly)."""
+    if axis is None:
+        return _interpolated(array, shape, "linear", options)
+    planes = np.moveaxis(array, 1 + axis, 1)
+    in_plane = tuple(n for a, n in enumerate(shape) if a != axis)
+    resized = _interpolated(planes.reshape(-1, *planes.shape[2:]), in_plane, options.get("mode", "linear"), options)
+    stacked = np.moveaxis(resized.reshape(*planes.shape[:2], *in_plane), 1, 1 + axis)
+    return _interpolated(stacked, shape, options.get("aniso_axis_mode", "nearest-exact"), options)
+
+
+def _interpolated(array: Array, shape: tuple[int, ...], mode: str, options: Mapping[str, Any]) -> Array:
+    """Two or three axes after the first, by ``torch.nn.functional.interpolate``.
+
+    A label map's labels are interpolated one by one. The greatest share wins, in half precision, the smallest label
+    where several are as great; with ``memefficient_seg_resampling`` the last label whose share is above one half.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    if array.shape[1:] == shape:
+        return array
+    if mode == "linear":
+        mode = "trilinear" if len(shape) == 3 else "bilinear"
+    source = torch.from_numpy(np.ascontiguousarray(array))[None]
+    if not options.get("is_seg"):
+        image: Array = interpolate(source.float(), shape, mode=mode)[0].numpy().astype(array.dtype)
+        return image
+    values = torch.unique(source)
+    if options.get("memefficient_seg_resampling"):
+        result = torch.zeros((array.shape[0], *shape), dtype=source.dtype)
+        for value in values:
+            result[interpolate((source == value).float(), shape, mode=mode)[0] > 0.5] = value
+    else:
+        shares = [interpolate((source == value).float() * 1000, shape, mode=mode)[0].half() for value in values]
+        result = values[torch.stack(shares).argmax(0)]
+    labels: Array = result.numpy()
+    return labels

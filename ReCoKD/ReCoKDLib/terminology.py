@@ -72,6 +72,17 @@ def terminology_entry(name: str, dataset: str = "") -> str:
     return "~".join((_CONTEXT, _code(*_ANATOMICAL_STRUCTURE), code, modifier, _REGION_CONTEXT, "^^", "^^"))
 
 
+def type_and_modifier(entry: str) -> str:
+    """What two entries must have in common to mean the same structure: the codes of type and modifier, no meanings.
+
+    Empty where the entry says nothing of the kind, as Slicer's default entry, whose type is its category ("Tissue").
+    """
+    parts = entry.split("~")
+    if len(parts) < 4 or not parts[2].strip("^") or parts[2] == parts[1]:
+        return ""
+    return "~".join("^".join(part.split("^")[:2]) for part in parts[2:4])
+
+
 def with_terminology(label_set: LabelSet, dataset: str = "") -> LabelSet:
     """The label set with an entry for each segment that has none and whose name is known."""
     return replace(

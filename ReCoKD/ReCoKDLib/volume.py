@@ -61,9 +61,9 @@ class Volume:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in millimetres along (k, j, i)."""
+        """Voxel size in millimetres along (k, j, i), to the last digit as the image's header has it."""
         i, j, k = np.linalg.norm(self.ijk_to_ras[:3, :3], axis=0)
-        return float(k), float(j), float(i)
+        return _as_stored(float(k)), _as_stored(float(j)), _as_stored(float(i))
 
     @property
     def axis_codes(self) -> str:
@@ -137,6 +137,18 @@ class Volume:
         world = [next(w for w, ends in enumerate(_WORLD_AXES) if code in ends) for code in codes]
         source = [world.index(w) for w in wanted]
         return source, [axis for axis in range(3) if codes[source[axis]] != axis_codes[axis]]
+
+
+def _as_stored(millimetres: float) -> float:
+    """The single-precision or short decimal number that a length is but for rounding.
+
+    The length of an oblique axis of 1.5 mm may come out as 1.5000000000000002. Half a voxel too many or too few
+    after resampling (35 x 1.5 = 52.5) must not hang on that.
+    """
+    for stored in (float(np.float32(millimetres)), float(f"{millimetres:.12g}")):
+        if abs(stored - millimetres) <= 1e-14 * millimetres:
+            return stored
+    return millimetres
 
 
 _PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))

@@ -60,6 +60,8 @@ def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | N
         orientation,
         [sha256(file) for file in files],
     ]
+    if case.relabelling is not None:
+        content.append(case.relabelling.values)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -64,7 +64,8 @@ def _run(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _train(arguments: argparse.Namespace, progress: Progress) -> None:
     from .finish import Presentation, finish_run
-    from .runs import RunSettings, parse_loss_options, parse_losses, parse_mirror_axes, prepare_run
+    from .parsing import parse_labels, parse_loss_options, parse_losses, parse_mirror_axes
+    from .runs import RunSettings, prepare_run
 
     if arguments.task == "teacher" and arguments.teacher is not None:
         raise InputError("--teacher is for students. Leave it out, or use --task distill.")
@@ -74,13 +75,16 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         output=arguments.output,
         teacher=arguments.teacher if distilled else None,
         width=0 if arguments.task == "teacher" else arguments.width,
+        backbone="" if arguments.backbone == "same" else arguments.backbone,
+        labels=parse_labels(arguments.labels),
         losses=parse_losses(arguments.losses) if distilled else {},
         loss_options=parse_loss_options(arguments.lossOptions) if distilled else {},
         ramp=arguments.ramp,
         split=arguments.split,
         fold=arguments.fold,
         plan=arguments.plan,
-        memory_gb=arguments.memory,
+        planner=arguments.planner,
+        memory_gb=arguments.memory or None,
         mirror_axes=parse_mirror_axes(arguments.mirrorAxes),
         initial=arguments.initial,
         cache=arguments.cache,
@@ -110,25 +114,34 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from ReCoKDLib.package import ModelPackage
     from ReCoKDLib.prediction import Predictor
 
+    from .class_matching import select_classes
     from .datasets import NnunetRawDataset, read_split
     from .evaluation import evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
-    from .runs import require_same_task
+    from .parsing import parse_labels
+    from .runs import for_evaluation
 
     if not arguments.models:
         raise InputError("--model is missing. Name the model packages to evaluate.")
     require_new_reports(arguments.output)
     dataset = NnunetRawDataset(arguments.dataset)
-    cases = read_split(dataset, arguments.split, arguments.fold).validation
+    if labels := parse_labels(arguments.labels):
+        dataset = dataset.with_labels(select_classes(dataset.label_set, labels))
     results = {}
     for path in arguments.models:
         package = ModelPackage.open(path)
-        require_same_task(package, dataset)
+        known = for_evaluation(package, dataset)
         if package.card.name in results:
             raise InputError(f"Two of the models are called {package.card.name}. Evaluate them one after the other.")
         predictor = Predictor.from_package(package, arguments.device, arguments.mirroring)
         progress.stage(f"Evaluating {package.card.name}", 1000)
-        results[package.card.name] = evaluate_cases(cases, predictor, measure_memory=True, progress=progress.fraction)
+        results[package.card.name] = evaluate_cases(
+            read_split(known, arguments.split, arguments.fold).validation,
+            predictor,
+            label_set=known.label_set,
+            measure_memory=True,
+            progress=progress.fraction,
+        )
     for path in write_reports(results, arguments.output):
         progress.say(str(path))
     progress.say(markdown_table(results))

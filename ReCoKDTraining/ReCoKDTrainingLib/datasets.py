@@ -6,8 +6,9 @@ here; others (scenes, DICOM) enter by giving the same four attributes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,10 @@ from ReCoKDLib.files import read_json
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.provenance import Provenance, read_provenance
+from ReCoKDLib.terminology import with_terminology
 from ReCoKDLib.volume import Volume, stack_channels
+
+from .class_matching import Relabelling, relabelling
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,17 @@ class Case:
     """One case: a file for each channel and, where somebody annotated it, a label map.
 
     Attributes:
-        identifier: Its name in the dataset.
-        images: One for each channel.
-        label: Label map; None where there is none.
+        identifier: Its name.
+        images: One file for each channel.
+        label: The label map, or None.
+        relabelling: Other numbers for the label map's values; None takes them as they are.
         provenance: Who made the labels, where the dataset's ``provenance.json`` says so.
     """
 
     identifier: str
     images: tuple[Path, ...]
     label: Path | None
+    relabelling: Relabelling | None = None
     provenance: Provenance | None = None
 
     def volume(self) -> Volume:
@@ -42,12 +48,12 @@ class Case:
         return stack_channels([read_volume(path) for path in self.images])
 
     def labels(self) -> Volume | None:
-        """The label map, or None."""
+        """The label map as it is in the file, or None."""
         return None if self.label is None else read_volume(self.label)
 
 
-class Dataset(Protocol):
-    """Cases with one set of labels and channels."""
+class Task(Protocol):
+    """What is to be segmented in what."""
 
     @property
     def name(self) -> str:
@@ -60,6 +66,10 @@ class Dataset(Protocol):
     @property
     def label_set(self) -> LabelSet:
         """What the label values mean."""
+
+
+class Dataset(Task, Protocol):
+    """Cases with one set of labels and channels."""
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -89,7 +99,8 @@ class NnunetRawDataset:
         if not channels or not isinstance(channels, dict) or not all(str(key).isdecimal() for key in channels):
             raise DatasetError(f"{folder / 'dataset.json'} names no channels. Add 'channel_names': {{'0': 'MRI'}}.")
         self._channel_names = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        self._label_set = LabelSet.from_dataset_json(self.description)
+        self._label_set = with_terminology(LabelSet.from_dataset_json(self.description), self.name)
+        self._labels_in_files = self._label_set
         self._cases = self._find_cases(str(self.description.get("file_ending", ".nii.gz")))
 
     def _find_cases(self, ending: str) -> tuple[Case, ...]:
@@ -106,7 +117,9 @@ class NnunetRawDataset:
                 if not file.is_file():
                     raise DatasetError(f"The case {identifier} lacks the channel {file.name}. Add the file.")
             label = labels / f"{identifier}{ending}"
-            cases.append(Case(identifier, files, label if label.is_file() else None, records.get(identifier)))
+            cases.append(
+                Case(identifier, files, label if label.is_file() else None, provenance=records.get(identifier))
+            )
         return tuple(cases)
 
     @property
@@ -121,13 +134,21 @@ class NnunetRawDataset:
 
     @property
     def label_set(self) -> LabelSet:
-        """From ``dataset.json``."""
+        """From ``dataset.json``, with standard codes where the names tell them."""
         return self._label_set
 
     @property
     def cases(self) -> tuple[Case, ...]:
         """By name."""
         return self._cases
+
+    def with_labels(self, label_set: LabelSet) -> NnunetRawDataset:
+        """The same cases with other labels: classes of this dataset in another numbering; the rest is background."""
+        other = copy.copy(self)
+        other._label_set = label_set
+        numbers = relabelling(self._labels_in_files, label_set)
+        other._cases = tuple(replace(case, relabelling=numbers) for case in self.cases)
+        return other
 
 
 def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, Volume | None]:
@@ -151,13 +172,19 @@ def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, V
             "another origin or direction. Resample the label to the image."
         )
     # Not as integers: 0.5 is no background.
-    unknown = sorted(set(np.unique(labels.array).tolist()) - label_set.training_values)
+    source = label_set if case.relabelling is None else case.relabelling.source
+    unknown = sorted(set(np.unique(labels.array).tolist()) - source.training_values)
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         raise DatasetError(
             f"The label of the case {case.identifier} holds the values [{shown}], which dataset.json does not name. "
             "Name them in dataset.json or correct the label map."
         )
+    if case.relabelling is not None:
+        numbers = np.zeros(max(source.training_values) + 1, dtype=np.int16)
+        for value, number in case.relabelling.values:
+            numbers[value] = number
+        labels = labels.with_array(numbers[labels.array.astype(np.intp)])
     return volume, labels
 
 

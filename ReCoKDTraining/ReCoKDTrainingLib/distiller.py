@@ -1,23 +1,27 @@
 """Teacher, student and losses brought together: one training loss from one batch.
 
-The distiller owns what lies between the networks and the losses: a *recorder*, which runs a network and keeps
-its encoder features, and the *connectors* P_k, 1x1x1 convolutions that bring the student's features to the
-teacher's width. It knows no loss by name, and neither does the trainer.
+The distiller owns what lies between the networks and the losses: a *recorder* for each network, which runs it and
+keeps its encoder features; the pairing of the student's stages with the teacher's; the *connectors* P_k, 1x1x1
+convolutions that bring the student's features to the teacher's width; and the map from the teacher's classes to the
+student's. It knows no loss and no network by name, and neither does the trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ReCoKDLib.errors import ReCoKDError
 
-from .losses.base import DistillationLoss, NetworkOutputs
+from .class_matching import ClassMap
+from .losses.base import DistillationLoss, NetworkOutputs, full_precision
 from .losses.segmentation import SegmentationLoss
+from .recorders import EncoderDecoderRecorder, Recorder, pair_stages
 
 
 @dataclass(frozen=True)
@@ -42,47 +46,15 @@ class LossReport:
     terms: Mapping[str, Tensor]
 
 
-class Recorder(Protocol):
-    """Runs a network and keeps the features of its encoder stages."""
-
-    def channels(self, network: nn.Module) -> tuple[int, ...]:
-        """Channels of the encoder stages, full resolution first, bottleneck last."""
-
-    def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
-        """One forward pass on (B, C, D, H, W); the logits are empty where they aren't wanted."""
-
-    def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
-        """The weight of the last layer of an encoder stage."""
-
-
-class EncoderDecoderRecorder:
-    """For nnU-Net's networks, whose encoder returns every stage's output: call encoder, then decoder."""
-
-    def channels(self, network: nn.Module) -> tuple[int, ...]:
-        """As the encoder declares them."""
-        return tuple(int(c) for c in cast(Any, network).encoder.output_channels)
-
-    def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
-        """Encoder, then (where the logits are wanted) decoder."""
-        parts = cast(Any, network)
-        features = parts.encoder(images)
-        logits: tuple[Tensor, ...] = ()
-        if with_logits:
-            output = parts.decoder(features)
-            logits = (output,) if isinstance(output, Tensor) else tuple(output)
-        return NetworkOutputs(tuple(features), logits)
-
-    def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
-        """The last convolution's weight of the stage."""
-        weights = [p for p in cast(Any, network).encoder.stages[stage].parameters() if p.ndim > 1]
-        return cast(nn.Parameter, weights[-1])
-
-
 class Distiller(nn.Module):
     """One loss from a student, a frozen teacher and any number of distillation losses.
 
     L = L_seg + sum over losses of eta(e) L_loss, eta(e) = eta * min(1, e / (ramp * E)), ramp = 0.6
     (``method.md``, "Total"). Without teacher and losses it is plain training.
+
+    The losses see as many stages of the teacher as the student has: those of the nearest resolution (`pair_stages`).
+    Where a pair's grids differ, the student's projected features are brought to the teacher's by trilinear
+    interpolation.
 
     >>> distiller = Distiller(student, teacher, segmentation_loss,
     ...                       {"reco": WeightedLoss(loss, eta=1.0)})       # doctest: +SKIP
@@ -97,10 +69,12 @@ class Distiller(nn.Module):
         ramp: the part of the training over which eta rises.
         teacher_dtype: the type in which the teacher's forward pass is autocast; None: as it is.
         amp_dtype: the same for the student. Losses and connectors are always computed in float32.
-        recorder: how to get the features.
+        recorder: how to get the student's features; None for nnU-Net's networks.
+        teacher_recorder: the same for the teacher; None takes the student's.
+        class_map: from the teacher's heads to the student's; None where they are the same.
 
     Raises:
-        ReCoKDError: losses without a teacher, a negative eta or ramp, or encoders that don't match.
+        ReCoKDError: losses without a teacher, a negative eta or ramp, or losses on logits that can't be compared.
     """
 
     def __init__(
@@ -114,10 +88,14 @@ class Distiller(nn.Module):
         teacher_dtype: torch.dtype | None = None,
         amp_dtype: torch.dtype | None = None,
         recorder: Recorder | None = None,
+        teacher_recorder: Recorder | None = None,
+        class_map: ClassMap | None = None,
     ) -> None:
         super().__init__()
         losses = dict(losses or {})
         self.recorder: Recorder = recorder or EncoderDecoderRecorder()
+        self.teacher_recorder: Recorder = teacher_recorder or self.recorder
+        self.class_map = class_map
         self.student = student
         self.teacher = teacher
         self.segmentation_loss = segmentation_loss
@@ -129,22 +107,30 @@ class Distiller(nn.Module):
         if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
             raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
         self.connectors = nn.ModuleDict()
+        self.pairing: tuple[int, ...] = ()
         if teacher is None:
             if losses:
                 raise ReCoKDError(f"Distillation ({', '.join(losses)}) needs a teacher. Name its model package.")
         else:
             teacher.requires_grad_(False)
+            self._require_comparable()
+            self.pairing = pair_stages(self.recorder.strides(student), self.teacher_recorder.strides(teacher))
             self._build_connectors(student, teacher)
         self.train(self.training)
 
+    def _require_comparable(self) -> None:
+        names = [name for name, loss in self._losses().items() if loss.uses_logits]
+        if names and self.class_map is not None and not self.class_map.comparable:
+            raise ReCoKDError(
+                "Of teacher and student, one decides between labels (softmax) and the other on regions (sigmoid): "
+                f"their logits can't be compared, as {', '.join(names)} would. Leave that loss out; losses on "
+                "features, such as reco, work."
+            )
+
     def _build_connectors(self, student: nn.Module, teacher: nn.Module) -> None:
         """P_k for every stage that a loss wants aligned: identity where C' = C [C]."""
-        wide, narrow = self.recorder.channels(teacher), self.recorder.channels(student)
-        if len(wide) != len(narrow):
-            raise ReCoKDError(
-                f"The teacher's encoder has {len(wide)} stages and the student's {len(narrow)}. "
-                "Both must have the same plan but for their widths."
-            )
+        channels, narrow = self.teacher_recorder.channels(teacher), self.recorder.channels(student)
+        wide = [channels[place] for place in self.pairing]
         stages = {k for loss in self._losses().values() if loss.needs_connectors for k in loss.stages}
         for k in sorted(stages):
             self.connectors[str(k)] = (
@@ -186,22 +172,39 @@ class Distiller(nn.Module):
     def _terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """Segmentation loss, and the terms of every distillation loss whose eta is above 0."""
         active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
-        seen = self._run(self.student, images, True, self.amp_dtype)
+        seen = self._run(self.recorder, self.student, images, True, self.amp_dtype)
         segmentation = self.segmentation_loss(seen.logits, labels)
         if not active or self.teacher is None:
             return segmentation, {}
         with torch.no_grad():
             wanted = any(loss.uses_logits for loss in active.values())
-            shown = self._run(self.teacher, images, wanted, self.teacher_dtype)
+            shown = self._paired(self._run(self.teacher_recorder, self.teacher, images, wanted, self.teacher_dtype))
         with torch.autocast(images.device.type, enabled=False):
             stages = {k for loss in active.values() if loss.needs_connectors for k in loss.stages}
-            aligned = {k: self.connectors[str(k)](seen.features[k].float()) for k in sorted(stages)}
+            aligned = {k: self._aligned(k, seen.features[k], shown.features[k]) for k in sorted(stages)}
         seen = NetworkOutputs(seen.features, seen.logits, aligned)
         return segmentation, {name: loss(seen, shown, labels) for name, loss in active.items()}
 
-    def _run(self, network: nn.Module, images: Tensor, with_logits: bool, dtype: torch.dtype | None) -> NetworkOutputs:
+    @staticmethod
+    def _run(
+        recorder: Recorder, network: nn.Module, images: Tensor, with_logits: bool, dtype: torch.dtype | None
+    ) -> NetworkOutputs:
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-            return self.recorder.run(network, images, with_logits)
+            return recorder.run(network, images, with_logits)
+
+    def _paired(self, teacher: NetworkOutputs) -> NetworkOutputs:
+        """The teacher's outputs as the student has them: a stage for each of its stages, a head for each of its."""
+        features = tuple(teacher.features[place] for place in self.pairing)
+        if self.class_map is None:
+            return NetworkOutputs(features, teacher.logits)
+        return NetworkOutputs(features, tuple(self.class_map.logits(full_precision(z)) for z in teacher.logits))
+
+    def _aligned(self, stage: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """P_k F_S^k in float32, on the teacher's grid."""
+        projected: Tensor = self.connectors[str(stage)](student.float())
+        if projected.shape[2:] == teacher.shape[2:]:
+            return projected
+        return functional.interpolate(projected, size=teacher.shape[2:], mode="trilinear", align_corners=False)
 
     def gradient_norms(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, float]:
         """Gradient norms on the last encoder layer that all losses reach: what each has to say there.

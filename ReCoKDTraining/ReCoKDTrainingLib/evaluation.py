@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ReCoKDLib.errors import DatasetError
+from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.prediction import Predictor
 
 from .datasets import Case, load_case
@@ -188,6 +189,7 @@ def evaluate_cases(
     cases: Sequence[Case],
     predictor: Predictor,
     *,
+    label_set: LabelSet | None = None,
     tolerance: float = TOLERANCE_MM,
     measure_memory: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -198,6 +200,7 @@ def evaluate_cases(
     Args:
         cases: Annotated cases with the predictor's channels and labels.
         predictor: The model.
+        label_set: What to compare, in the model's numbering; None compares all of its classes.
         tolerance: Of surface Dice, mm.
         measure_memory: Record the peak memory of each case.
         progress: Called with the finished fraction.
@@ -209,9 +212,10 @@ def evaluate_cases(
     """
     if not cases:
         raise DatasetError("There are no cases to evaluate. Name some in the split's 'val'.")
+    label_set = label_set or predictor.label_set
     results: list[CaseResult] = []
     for index, case in enumerate(cases):
-        volume, reference = load_case(case, predictor.label_set, predictor.plan.channels)
+        volume, reference = load_case(case, label_set, predictor.plan.channels)
         if reference is None:
             raise DatasetError(f"The case {case.identifier} has no label map to compare with. Choose annotated cases.")
         with PeakMemory(predictor.device, measure_memory) as memory:
@@ -222,9 +226,9 @@ def evaluate_cases(
                 cancelled=cancelled,
             )
             seconds = time.perf_counter() - begun
-        scores = evaluate(prediction.labels, reference, predictor.label_set, tolerance=tolerance)
+        scores = evaluate(prediction.labels, reference, label_set, tolerance=tolerance)
         results.append(CaseResult(case.identifier, scores, seconds, memory.bytes))
         if progress is not None:
             progress((index + 1) / len(cases))
-    segments = tuple(segment.name for segment in predictor.label_set.segments)
+    segments = tuple(segment.name for segment in label_set.segments)
     return EvaluationResult(segments, tuple(results), tolerance, str(predictor.device))

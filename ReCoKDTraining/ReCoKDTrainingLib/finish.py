@@ -17,12 +17,11 @@ from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
 from ReCoKDLib.prediction import Predictor
-from ReCoKDLib.terminology import with_terminology
 
 from .evaluation import EvaluationResult, evaluate_cases
 from .evaluation_report import write_reports
 from .progress import Progress
-from .runs import Run
+from .runs import Run, RunSettings
 
 EVALUATION = "evaluation"
 
@@ -64,7 +63,7 @@ def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Path
         OutputError: The run folder cannot be written.
     """
     card = _card(run, presentation)
-    label_set = with_terminology(run.dataset.label_set, run.dataset.name)
+    label_set = run.dataset.label_set
     path = run.settings.output / f"{card.name}{PACKAGE_SUFFIX}"
     weights = [plain_state(run.trainer.distiller.student)]
 
@@ -94,7 +93,7 @@ def _card(run: Run, presentation: Presentation) -> Card:
     orientation = run.trainer.settings["orientation"]
     return Card(
         name=presentation.name or _name(run),
-        role="teacher" if settings.width == 0 else "student",
+        role="teacher" if _is_teacher(settings) else "student",
         channels=tuple(
             ChannelInfo.named(name, Intensity(**fingerprint.intensity_ranges(channel)))
             for channel, name in enumerate(dataset.channel_names)
@@ -112,10 +111,17 @@ def _card(run: Run, presentation: Presentation) -> Card:
     )
 
 
+def _is_teacher(settings: RunSettings) -> bool:
+    """A full-size network that learned from nobody is one to learn from."""
+    return settings.width == 0 and settings.teacher is None
+
+
 def _name(run: Run) -> str:
     dataset = re.sub(r"^Dataset\d+_", "", run.dataset.name)
     stem = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "model"
-    if run.settings.width == 0:
+    if run.settings.backbone:
+        stem += f"-{run.settings.backbone.lower()}"
+    if _is_teacher(run.settings):
         return f"{stem}-teacher"
     return f"{stem}-x{2**run.settings.width}" + ("" if run.settings.losses else "-plain")
 
@@ -134,7 +140,7 @@ def _training_record(run: Run) -> TrainingRecord:
             "Dice + cross-entropy": {"deep supervision": True, "batch Dice": run.plan.batch_dice},
             **{name: {"eta": eta, **run.settings.loss_options.get(name, {})} for name, eta in distiller.etas.items()},
         },
-        width=run.settings.width or None,
+        width=None if _is_teacher(run.settings) else run.settings.width,
         steps=schedule.epochs * schedule.steps_per_epoch,
         batch_size=schedule.batch_size,
         seed=schedule.seed,
@@ -153,6 +159,16 @@ def _training_record(run: Run) -> TrainingRecord:
             "precision": run.trainer.settings["precision"],
             "device": str(run.trainer.device),
             "mirror axes": list(run.settings.mirror_axes),
+            **_networks(run),
             "initial weights": None if run.initial is None else f"{run.initial.card.name} {run.initial.checksum}",
         },
     )
+
+
+def _networks(run: Run) -> dict[str, Any]:
+    """Backbones and, for a distilled student, what the teacher calls its classes."""
+    student = run.plan.architecture.backbone.name
+    if run.teacher is None or run.classes is None:
+        return {"backbone": student}
+    teacher = run.teacher.plan.architecture.backbone.name
+    return {"backbone": student, "teacher's backbone": teacher, "teacher's classes": dict(run.classes.names)}

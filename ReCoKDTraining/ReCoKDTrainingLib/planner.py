@@ -1,4 +1,4 @@
-"""From a dataset's fingerprint to a plan, by the rules of nnU-Net v2's default planner for 3d_fullres.
+"""From a dataset's fingerprint to a plan, by the rules of nnU-Net v2's planners for 3d_fullres.
 
 Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
 Nature Methods 18, 203-211, 2021. The same fingerprint gives the same network, patch, spacing and batch here
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -16,19 +17,16 @@ import numpy.typing as npt
 
 from ReCoKDLib.errors import DatasetError, PlanError
 from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.plan import DEFAULT_RESAMPLING, Architecture, Float3, Int3, Plan
+from ReCoKDLib.plan import DEFAULT_RESAMPLING, Float3, Int3, Plan
 from ReCoKDLib.resampling import ANISOTROPY_THRESHOLD, resampled_shape
 
 from .fingerprint import Fingerprint
-from .topology import CONVOLUTIONS_PER_STAGE, Topology, topology_for
+from .presets import PRESETS, Budget
+from .topology import Topology, kernels_for, topology_for, topology_within
 
 Floats = npt.NDArray[np.float64]
 
-# nnU-Net measured that a network with this many feature map values trains with two patches a step in 8 GB.
-_REFERENCE_VALUES = 560_000_000
-_REFERENCE_GB = 8.0
 _MIN_BATCH_SIZE = 2
-_MAX_SHARE_OF_DATASET = 0.05  # voxels of the dataset seen in one step, against overfitting
 _INITIAL_PATCH_EDGE = 256  # the search starts from a patch of this edge cubed
 _COARSER_BELOW = 0.25  # share of the median image in a patch below which nnU-Net adds a coarser configuration
 _COARSER_STEP = 1.03
@@ -47,9 +45,9 @@ def plan_dataset(
     label_set: LabelSet,
     *,
     dataset_name: str = "",
-    memory_gb: float = _REFERENCE_GB,
+    planner: str = "default",
+    memory_gb: float | None = None,
     spacing: Float3 | None = None,
-    plans_name: str = "nnUNetPlans",
 ) -> Plan:
     """Make the 3d_fullres plan of a dataset.
 
@@ -60,20 +58,25 @@ def plan_dataset(
             each image.
         label_set: Of the dataset.
         dataset_name: For the record.
-        memory_gb: GPU memory that a training step may take; patch and batch are cut to it (nnU-Net: 8).
+        planner: Name in :data:`.presets.PRESETS`.
+        memory_gb: GPU memory that a training step may take; patch and batch are cut to it. None is the planner's own.
         spacing: Voxel size along the image's (k, j, i) in place of the one found, mm.
-        plans_name: For the record.
 
     Raises:
         DatasetError: Channels differ from the fingerprint's, or the images are flat or too small for a 3D
             network.
-        PlanError: The memory does not suffice for the smallest network.
+        PlanError: There is no such planner, or the memory does not suffice for the smallest network.
     """
     if len(channel_names) != fingerprint.channels:
         raise DatasetError(
             f"dataset.json names {len(channel_names)} channels and the fingerprint has "
             f"{fingerprint.channels}. Make the fingerprint anew."
         )
+    if planner not in PRESETS:
+        raise PlanError(f"There is no planner {planner!r}. There are: {', '.join(PRESETS)}.")
+    preset = PRESETS[planner]
+    if memory_gb is None:
+        memory_gb = preset.memory_gb
     if not memory_gb > 0:
         raise PlanError(f"The memory for training must be positive; it is {memory_gb} GB.")
     if spacing is not None and not min(spacing) > 0:
@@ -88,8 +91,8 @@ def plan_dataset(
     if median_shape[0] == 1:
         raise DatasetError("The images have a single slice. A 3D network needs volumes; stack the slices first.")
     heads = len(label_set.to_dataset_json()["labels"])  # as nnU-Net counts them: names, background and ignore included
-    budget = _REFERENCE_VALUES * (memory_gb / _REFERENCE_GB)
-    topology = _largest_topology(ordered_spacing, median_shape, heads, budget)
+    budget = Budget(preset, heads, memory_gb)
+    topology = _largest_topology(ordered_spacing, median_shape, budget)
     if topology.stages < 2:
         raise DatasetError(
             f"The images are too small to be pooled once (median {[float(n) for n in median_shape]} voxels). "
@@ -99,21 +102,41 @@ def plan_dataset(
     mostly_empty = fingerprint.median_relative_size_after_cropping < 0.75
     return Plan(
         dataset_name=dataset_name,
-        plans_name=plans_name,
+        plans_name=preset.plans_name,
         configuration="3d_fullres",
         spacing=ordered_spacing,
         patch_size=topology.patch_size,
-        batch_size=_batch_size(topology, heads, budget, float(np.prod(median_shape)) * len(fingerprint.cases)),
-        batch_dice=_wants_coarser(ordered_spacing, median_shape, topology, heads, budget),
+        batch_size=_batch_size(topology, budget, float(np.prod(median_shape)) * len(fingerprint.cases)),
+        batch_dice=_wants_coarser(ordered_spacing, median_shape, topology, budget),
         normalization_schemes=schemes,
         use_mask_for_norm=tuple(mostly_empty and scheme == "ZScoreNormalization" for scheme in schemes),
         transpose_forward=forward,
         transpose_backward=backward,
         intensity_properties=fingerprint.foreground_intensities,
-        architecture=_architecture(topology),
+        architecture=topology.architecture(preset.backbone),
         resampling=DEFAULT_RESAMPLING,
         median_shape=_float3(median_shape),
         original_median_spacing=_float3(np.median(fingerprint.spacings, axis=0)[order]),
+    )
+
+
+def with_backbone(plan: Plan, backbone: str) -> Plan:
+    """The same plan with the full-size network of another backbone (a name in ``backbones.BACKBONES``).
+
+    Its stages are those of the plan's network, so that the two line up; where that network begins with a stride or
+    has a stage without one, they are chosen by nnU-Net's rules for the plan's patch.
+
+    Raises:
+        PlanError: The backbone has no network for this patch.
+    """
+    strides = plan.architecture.strides
+    if strides[0] == (1, 1, 1) and (1, 1, 1) not in strides[1:]:
+        topology = Topology(plan.patch_size, strides, kernels_for(plan.spacing, strides))
+    else:
+        topology = topology_within(plan.spacing, plan.patch_size)
+    return replace(
+        plan,
+        architecture=topology.architecture(backbone),
     )
 
 
@@ -149,12 +172,12 @@ def _coarsest_first(spacing: Float3) -> Int3:
     return coarse, a, b
 
 
-def _largest_topology(spacing: Float3, median_shape: Floats, heads: int, budget: float) -> Topology:
+def _largest_topology(spacing: Float3, median_shape: Floats, budget: Budget) -> Topology:
     """The largest patch, from a cube in mm no larger than the median image down, whose network fits."""
     finer = 1 / np.array(spacing)
     cube = finer * (_INITIAL_PATCH_EDGE**3 / np.prod(finer)) ** (1 / 3)
     topology = topology_for(spacing, [min(round(edge), n) for edge, n in zip(cube, median_shape, strict=True)])
-    while topology.feature_map_values(heads) > budget:
+    while budget.cost(topology) > budget.values:
         if topology.stages < 2:
             raise PlanError(
                 "The memory for training does not suffice for the smallest network. "
@@ -175,14 +198,14 @@ def _shorter(topology: Topology, axis: int, step: int) -> list[int]:
     return patch
 
 
-def _batch_size(topology: Topology, heads: int, budget: float, dataset_voxels: float) -> int:
-    """As many patches as the memory holds, within 5% of the dataset's voxels, and two at least."""
-    by_memory = round(budget / topology.feature_map_values(heads) * _MIN_BATCH_SIZE)
-    by_dataset = round(dataset_voxels * _MAX_SHARE_OF_DATASET / math.prod(topology.patch_size))
+def _batch_size(topology: Topology, budget: Budget, dataset_voxels: float) -> int:
+    """As many patches as the memory holds, within the planner's share of the dataset's voxels, and two at least."""
+    by_memory = round(budget.values / budget.cost(topology) * _MIN_BATCH_SIZE)
+    by_dataset = round(dataset_voxels * budget.preset.share_of_dataset / math.prod(topology.patch_size))
     return max(min(by_memory, by_dataset), _MIN_BATCH_SIZE)
 
 
-def _wants_coarser(spacing: Float3, median_shape: Floats, topology: Topology, heads: int, budget: float) -> bool:
+def _wants_coarser(spacing: Float3, median_shape: Floats, topology: Topology, budget: Budget) -> bool:
     """Whether nnU-Net would add a 3d_lowres configuration; if so 3d_fullres pools the batch in its Dice loss.
 
     The voxels grow by 3% at a time, fine axes first, until a patch holds a quarter of the median image; that
@@ -198,30 +221,6 @@ def _wants_coarser(spacing: Float3, median_shape: Floats, topology: Topology, he
         coarse[lagging if lagging.any() else slice(None)] *= _COARSER_STEP
         shape = fine / coarse * median_shape
         voxels = float(np.prod(shape))
-        candidate = _largest_topology(_float3(coarse), np.array([round(n) for n in shape]), heads, budget)
+        candidate = _largest_topology(_float3(coarse), np.array([round(n) for n in shape]), budget)
         patch_voxels = math.prod(candidate.patch_size)
     return voxels < all_voxels and all_voxels / voxels >= 2
-
-
-def _architecture(topology: Topology) -> Architecture:
-    stages = topology.stages
-    return Architecture(
-        "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        {
-            "n_stages": stages,
-            "features_per_stage": list(topology.features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [list(kernel) for kernel in topology.kernel_sizes],
-            "strides": [list(stride) for stride in topology.strides],
-            "n_conv_per_stage": [CONVOLUTIONS_PER_STAGE] * stages,
-            "n_conv_per_stage_decoder": [CONVOLUTIONS_PER_STAGE] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        ("conv_op", "norm_op", "dropout_op", "nonlin"),
-    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
+from ReCoKDLib.card import Card
 from ReCoKDLib.errors import OutputError, PackageError, ReCoKDError
 from ReCoKDLib.files import read_json, require_new, write_json
 from ReCoKDLib.labels import LabelSet
@@ -19,13 +20,15 @@ from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import choose_device
 
 from .cache import preprocess_cases
-from .datasets import NnunetRawDataset, Split, read_split
-from .distiller import Distiller, EncoderDecoderRecorder, WeightedLoss
+from .class_matching import ClassMap, common_classes, match_classes, select_classes
+from .datasets import NnunetRawDataset, Split, Task, read_split
+from .distiller import Distiller, WeightedLoss
 from .fingerprint import Fingerprint, fingerprint_cases
 from .losses import SegmentationLoss, build_loss
-from .planner import plan_dataset
+from .planner import plan_dataset, with_backbone
 from .precision import autocast_dtype
 from .progress import Progress
+from .recorders import pair_stages, recorder_for
 from .sampling import PatchDataset
 from .trainer import CHECKPOINT, Schedule, Trainer, default_workers
 
@@ -42,13 +45,16 @@ class RunSettings:
         output: Run folder.
         teacher: Model package to distil from; None trains from the labels alone.
         width: The student's t; 0 for the full width (a teacher).
+        backbone: Name of the network class; empty takes the plan's (a student: its teacher's).
+        labels: The only classes to learn; empty for all of the dataset.
         losses: Distillation losses with their eta.
         loss_options: Options of each loss.
         ramp: Part of the training over which eta rises.
         split: File with the split; None makes one.
         fold: Which split of a list.
         plan: nnU-Net plans.json; None makes a plan (or takes the teacher's).
-        memory_gb: Budget of a plan that is made.
+        planner: Name of the planner that makes a plan.
+        memory_gb: Budget of a plan that is made; None is the planner's own.
         mirror_axes: Axes of the preprocessed image that augmentation may flip.
         initial: Model package of the same plan whose weights training starts from; None for random ones.
         cache: Folder for preprocessed cases; None puts it into the run folder.
@@ -62,13 +68,16 @@ class RunSettings:
     output: Path
     teacher: Path | None = None
     width: int = 0
+    backbone: str = ""
+    labels: tuple[str, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ramp: float = 0.6
     split: Path | None = None
     fold: int = 0
     plan: Path | None = None
-    memory_gb: float = 8.0
+    planner: str = "default"
+    memory_gb: float | None = None
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     initial: Path | None = None
     cache: Path | None = None
@@ -84,7 +93,19 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is set up: everything that the trainer and the model's card need."""
+    """A run that is set up: everything that the trainer and the model's card need.
+
+    Attributes:
+        settings: What was asked for.
+        dataset: With the labels that are learned.
+        split: Training and held-out cases.
+        fingerprint: Of the training cases.
+        plan: Of the network that is trained.
+        teacher: What it is distilled from.
+        classes: From the teacher's classes to those that are learned.
+        initial: Where its weights came from.
+        trainer: Ready to run.
+    """
 
     settings: RunSettings
     dataset: NnunetRawDataset
@@ -92,6 +113,7 @@ class Run:
     fingerprint: Fingerprint
     plan: Plan
     teacher: ModelPackage | None
+    classes: ClassMap | None
     initial: ModelPackage | None
     trainer: Trainer
 
@@ -106,13 +128,14 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     _check_folder(settings.output, resume)
     require_new(settings.output / PLAN, overwrite=True)  # can the folder be written?
     dataset = NnunetRawDataset(settings.dataset)
+    if settings.labels:
+        dataset = dataset.with_labels(select_classes(dataset.label_set, settings.labels))
     split = read_split(dataset, settings.split, settings.fold)
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
-    if teacher is not None:
-        require_same_task(teacher, dataset)
+    classes = None if teacher is None else match_model(teacher, dataset)
     initial = None if settings.initial is None else ModelPackage.open(settings.initial)
     if initial is not None:
-        require_same_task(initial, dataset)
+        _require_same_heads(initial, dataset)
     fingerprint = _fingerprint(dataset, split, progress)
     plan = _plan(settings, dataset, fingerprint, teacher)
     schedule = Schedule(
@@ -124,7 +147,18 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     )
     device = choose_device(settings.device)
     dtype = autocast_dtype(device, settings.precision)
-    distiller = _distiller(settings, plan, dataset.label_set, teacher, dtype).to(device)
+    torch.manual_seed(settings.seed)
+    distiller = build_distiller(
+        build_network(plan.architecture, plan.channels, dataset.label_set.number_of_heads, deep_supervision=True),
+        plan,
+        dataset.label_set,
+        teacher,
+        classes,
+        losses=settings.losses,
+        loss_options=settings.loss_options,
+        ramp=settings.ramp,
+        dtype=dtype,
+    ).to(device)
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     goes_on = resume and (settings.output / CHECKPOINT).is_file()  # a run killed in its first epoch has none yet
@@ -155,6 +189,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
             "orientation": orientation,
             "teacher": None if teacher is None else teacher.checksum,
             "initial": None if initial is None else initial.checksum,
+            "labels": list(settings.labels) or None,
             "mirror axes": list(settings.mirror_axes),
             "losses": dict(settings.losses),
             "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
@@ -166,7 +201,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     )
     if goes_on:
         trainer.resume()
-    return Run(settings, dataset, split, fingerprint, plan, teacher, initial, trainer)
+    return Run(settings, dataset, split, fingerprint, plan, teacher, classes, initial, trainer)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -176,22 +211,43 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
 
 
-def require_same_task(model: ModelPackage, dataset: NnunetRawDataset) -> None:
-    """Check that a model's channels and labels are the dataset's.
+def match_model(model: TeacherModel, dataset: Task) -> ClassMap:
+    """Find the dataset's classes among a model's.
 
     Raises:
-        PackageError: They are not; the message names both.
+        PackageError: The model has another number of channels, or does not know one of the classes.
     """
+    _require_channels(model, dataset)
+    return match_classes(dataset.label_set, model.label_set, dataset.name, model.card.name)
+
+
+def for_evaluation(model: ModelPackage, dataset: NnunetRawDataset) -> NnunetRawDataset:
+    """The dataset with those of its classes that a model knows, in the model's numbering.
+
+    Raises:
+        PackageError: The model has another number of channels, or no class in common with the dataset.
+        DatasetError: Regions overlap in another way than the model's.
+    """
+    _require_channels(model, dataset)
+    return dataset.with_labels(common_classes(model.label_set, dataset.label_set, model.card.name, dataset.name))
+
+
+def _require_channels(model: TeacherModel, dataset: Task) -> None:
     if model.plan.channels != len(dataset.channel_names):
         raise PackageError(
             f"The model {model.card.name} needs {model.plan.channels} channel(s), the dataset {dataset.name} has "
             f"{len(dataset.channel_names)}. Use a model that was made for such images."
         )
-    ours, theirs = ([(s.name, s.value) for s in labels.segments] for labels in (dataset.label_set, model.label_set))
-    if ours != theirs:
+
+
+def _require_same_heads(model: ModelPackage, dataset: NnunetRawDataset) -> None:
+    """Weights to start from must mean the same, head by head."""
+    classes = match_model(model, dataset)
+    if classes.heads != tuple((head,) for head in range(model.label_set.number_of_heads)):
+        ours, theirs = ([s.name for s in labels.segments] for labels in (dataset.label_set, model.label_set))
         raise PackageError(
-            f"The model {model.card.name} has the labels {theirs}, the dataset {dataset.name} {ours}. "
-            "Use a model with the same labels, or rename those in dataset.json."
+            f"The model {model.card.name} has the labels {theirs}, the dataset {dataset.name} {ours}. Training can "
+            "only start from weights for the same labels in the same order."
         )
 
 
@@ -216,98 +272,98 @@ def _plan(
             dataset.channel_names,
             dataset.label_set,
             dataset_name=dataset.name,
+            planner=settings.planner,
             memory_gb=settings.memory_gb,
         )
+    if settings.backbone and settings.backbone != full.architecture.backbone.name:
+        full = with_backbone(full, settings.backbone)
     return full.with_width(settings.width)
 
 
-def _distiller(
-    settings: RunSettings,
+class TeacherModel(Protocol):
+    """What is needed of a teacher; a :class:`ModelPackage` has it."""
+
+    @property
+    def plan(self) -> Plan:
+        """Its network and the preprocessing that it was trained with."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """What its outputs mean."""
+
+    @property
+    def card(self) -> Card:
+        """What it is."""
+
+    def weights(self, fold: int = 0) -> dict[str, torch.Tensor]:
+        """Its state dictionary."""
+
+
+def build_distiller(
+    student: nn.Module,
     plan: Plan,
     label_set: LabelSet,
-    teacher: ModelPackage | None,
+    teacher: TeacherModel | None,
+    classes: ClassMap | None,
+    *,
+    losses: Mapping[str, float],
+    loss_options: Mapping[str, Mapping[str, Any]],
+    ramp: float,
     dtype: torch.dtype | None,
 ) -> Distiller:
-    heads = label_set.number_of_heads
-    torch.manual_seed(settings.seed)
-    student = build_network(plan.architecture, plan.channels, heads, deep_supervision=True)
-    teacher_network = None
-    losses = {}
+    """Student, teacher and losses for training with deep supervision.
+
+    Args:
+        student: The network of ``plan``, with deep supervision.
+        plan: The student's.
+        label_set: What the student's outputs mean.
+        teacher: Whom to learn from; None for the labels alone.
+        classes: From the teacher's classes to the student's.
+        losses: Distillation losses with their eta.
+        loss_options: Options of each loss.
+        ramp: Part of the training over which eta rises.
+        dtype: Of autocast in both networks; None for float32.
+
+    Raises:
+        PackageError: The teacher is an ensemble.
+        PlanError: Its weights do not fit its plan.
+        ReCoKDError: A loss, an option, or a pair of encoders does not fit.
+    """
+    teacher_network, teacher_recorder = None, None
+    weighted = {}
     if teacher is not None:
         if teacher.card.folds != 1:
             raise PackageError(
                 f"The teacher {teacher.card.name} is an ensemble of {teacher.card.folds} folds; features can be "
                 "distilled from one network only. Import one of its folds."
             )
-        teacher_network = build_network(teacher.plan.architecture, plan.channels, heads)
+        shown = teacher.plan.architecture
+        teacher_network = build_network(shown, plan.channels, teacher.label_set.number_of_heads)
         load_weights(teacher_network, teacher.weights(0))
-        recorder = EncoderDecoderRecorder()
-        losses = {
+        teacher_recorder = recorder_for(shown)
+        pairing = pair_stages(plan.architecture.strides, shown.strides)
+        weighted = {
             name: WeightedLoss(
                 build_loss(
                     name,
-                    teacher_channels=recorder.channels(teacher_network),
-                    student_channels=recorder.channels(student),
+                    teacher_channels=[shown.features_per_stage[place] for place in pairing],
+                    student_channels=plan.architecture.features_per_stage,
                     label_set=label_set,
-                    options=settings.loss_options.get(name, {}),
+                    options=loss_options.get(name, {}),
                 ),
                 eta,
             )
-            for name, eta in settings.losses.items()
+            for name, eta in losses.items()
         }
-    outputs = len(plan.architecture.strides) - 1
     return Distiller(
         student,
         teacher_network,
-        SegmentationLoss(label_set, outputs, plan.batch_dice),
-        losses,
-        ramp=settings.ramp,
+        SegmentationLoss(label_set, plan.architecture.outputs, plan.batch_dice),
+        weighted,
+        ramp=ramp,
         teacher_dtype=dtype,
         amp_dtype=dtype,
+        recorder=recorder_for(plan.architecture),
+        teacher_recorder=teacher_recorder,
+        class_map=classes,
     )
-
-
-def parse_losses(text: str) -> dict[str, float]:
-    """``reco=1,logits=0.5`` to names and weights; a name alone has the weight 1.
-
-    Raises:
-        ReCoKDError: A weight is not a number.
-    """
-    losses = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, eta = part.partition("=")
-        try:
-            losses[name.strip()] = float(eta) if eta else 1.0
-        except ValueError as error:
-            raise ReCoKDError(f"{part!r} is not NAME=WEIGHT. Write the losses as reco=1,logits=0.5.") from error
-    return losses
-
-
-def parse_mirror_axes(text: str) -> tuple[int, ...]:
-    """``0,2`` to axes; ``none`` or nothing to no axis.
-
-    Raises:
-        ReCoKDError: It names anything but 0, 1 and 2.
-    """
-    names = [] if text.strip().lower() in ("", "none") else [part.strip() for part in text.split(",")]
-    if not set(names) <= {"0", "1", "2"}:
-        raise ReCoKDError(f"The mirror axes {text!r} are not among 0, 1 and 2. Write them as 0,1,2 or none.")
-    return tuple(sorted({int(name) for name in names}))
-
-
-def parse_loss_options(text: str) -> dict[str, dict[str, Any]]:
-    """A JSON object of objects, or nothing.
-
-    Raises:
-        ReCoKDError: It is not that.
-    """
-    if not text.strip():
-        return {}
-    try:
-        options = json.loads(text)
-        return {str(name): dict(values) for name, values in options.items()}
-    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise ReCoKDError(
-            f"The loss options are not a JSON object of objects ({error}). "
-            'Write them as {"reco": {"masks": "area"}}.'
-        ) from error

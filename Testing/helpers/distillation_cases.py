@@ -11,7 +11,7 @@ from ReCoKDLib.labels import LabelSet, Segment
 from ReCoKDLib.networks import build_network
 from ReCoKDLib.plan import Architecture
 from ReCoKDTrainingLib.losses.base import NetworkOutputs
-from ReCoKDTrainingLib.losses.reco import ReCoLoss
+from ReCoKDTrainingLib.losses.reco import ReCoLoss, ReCoOptions
 from ReCoKDTrainingLib.losses.segmentation import SegmentationLoss
 
 GREY = (0.5, 0.5, 0.5)
@@ -112,11 +112,15 @@ def split_batch_case(part: slice) -> dict[str, Tensor]:
     student = random_features([8, 8, 8], seed=2)
     connector = nn.Conv3d(8, 8, 1)
     loss = ReCoLoss((8, 8, 8), label_set)
+    normalised = ReCoLoss((8, 8, 8), label_set, ReCoOptions(normalise="ema"))
     seen = outputs(*(connector(f[part]) for f in student[:2]), student[2][part])
-    terms = loss(seen, outputs(*(f[part] for f in teacher)), labels[part])
+    shown = outputs(*(f[part] for f in teacher))
+    terms = loss(seen, shown, labels[part])
+    terms |= {f"normalised {name}": value for name, value in normalised(seen, shown, labels[part]).items()}
     head = nn.Conv3d(8, 3, 1)
     dice = SegmentationLoss(label_set, 1, batch_dice=True)([head(student[0][part])], labels[part])
     (torch.stack(list(terms.values())).sum() + dice).backward()
     gradients = {"connector": connector.weight.grad, "head": head.weight.grad}
     values = {name: value.detach().clone() for name, value in terms.items()} | {"dice": dice.detach().clone()}
+    values["running mean"] = normalised.running_mean.clone()
     return values | {name: g.clone() for name, g in gradients.items() if g is not None}

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from plans import TWO_LABELS, small_plan
+from plans import TWO_LABELS, backbone_plan, small_plan
 from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord
-from ReCoKDLib.networks import build_network
+from ReCoKDLib.networks import build_network, plain_state
 from ReCoKDLib.package import write_package
 from ReCoKDLib.plan import Plan
 
@@ -70,6 +70,16 @@ def small_package(
     weights = [small_weights(plan, seed) for seed in range(folds)]
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_package(path, small_card(name, **card), plan, TWO_LABELS, weights, overwrite, dtype)
+
+
+def backbone_package(path: Path, backbone: str, *, folds: int = 1, **card: Any) -> Path:
+    """Write a package whose network is a small one of the registry's backbone, at seeded random starts."""
+    plan = backbone_plan(backbone, features=(8, 8, 8))
+    weights = []
+    for seed in range(folds):
+        torch.manual_seed(seed)
+        weights.append(plain_state(build_network(plan.architecture, plan.channels, TWO_LABELS.number_of_heads)))
+    return write_package(path, small_card(f"blobs-{backbone}", **card), plan, TWO_LABELS, weights)
 
 
 def contents_of(path: Path) -> dict[str, bytes]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.plan import Plan
+from ReCoKDLib.plan import Architecture, Plan
 
 TWO_LABELS = LabelSet.from_dataset_json({"labels": {"background": 0, "anterior": 1, "posterior": 2}})
 
@@ -89,9 +90,51 @@ def plans_json(
     }
 
 
+def changed(plans: Mapping[str, Any], configuration: str = "3d_fullres", **entries: Any) -> dict[str, Any]:
+    """The plans with entries of ``3d_fullres`` changed, under the name of another configuration if one is given."""
+    fullres = {**plans["configurations"]["3d_fullres"], **entries}
+    return {**plans, "configurations": {**plans["configurations"], configuration: fullres}}
+
+
+def network_changed(plans: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
+    """The plans with arguments of the network changed."""
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    kwargs = {**architecture["arch_kwargs"], **arguments}
+    return changed(plans, architecture={**architecture, "arch_kwargs": kwargs})
+
+
+def of_2022(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """The plans as nnU-Net 2.0 to 2.2 wrote them, which TotalSegmentator's models still have.
+
+    The network's features double from the first stage on.
+    """
+    entries = dict(plans["configurations"]["3d_fullres"])
+    architecture = entries.pop("architecture")
+    name, network = architecture["network_class_name"].rpartition(".")[2], architecture["arch_kwargs"]
+    entries |= {
+        "UNet_class_name": name,
+        "UNet_base_num_features": network["features_per_stage"][0],
+        "n_conv_per_stage_encoder": network.get("n_conv_per_stage") or network["n_blocks_per_stage"],
+        "n_conv_per_stage_decoder": network["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [sum(stride[axis] > 1 for stride in network["strides"]) for axis in range(3)],
+        "pool_op_kernel_sizes": network["strides"],
+        "conv_kernel_sizes": network["kernel_sizes"],
+        "unet_max_num_features": max(network["features_per_stage"]),
+    }
+    return {**plans, "configurations": {**plans["configurations"], "3d_fullres": entries}}
+
+
 def small_plan(**kwargs: Any) -> Plan:
     """The plan of :func:`plans_json`."""
     return Plan.from_nnunet(plans_json(**kwargs))
+
+
+def backbone_plan(backbone: str, features: Sequence[int] = (8, 16, 32), **kwargs: Any) -> Plan:
+    """The plan of :func:`plans_json` with a backbone's own network of these stages, all strides 2 but the first."""
+    stages = len(features)
+    strides = [(1, 1, 1), *[(2, 2, 2)] * (stages - 1)]
+    architecture = Architecture.for_topology(backbone, features, strides, [(3, 3, 3)] * stages)
+    return replace(small_plan(features=features, **kwargs), architecture=architecture)
 
 
 class ByIntensity(nn.Module):

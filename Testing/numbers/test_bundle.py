@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from geometries import oblique
-from packages import small_package
+from packages import backbone_package, small_package
 from ReCoKDLib import bundle
+from ReCoKDLib.backbones import BACKBONES
 from ReCoKDLib.errors import InputError, OutputError
 from ReCoKDLib.image_io import read_volume, write_label_map
 from ReCoKDLib.segment import segment
@@ -29,9 +30,10 @@ def image(tmp_path: Path, two_blobs: TwoBlobs) -> Path:
     return path
 
 
-def test_monai_runs_a_package(tmp_path: Path, image: Path) -> None:
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_monai_runs_a_package(backbone: str, tmp_path: Path, image: Path) -> None:
     pytest.importorskip("fire")
-    package = small_package(tmp_path / "blobs")
+    package = backbone_package(tmp_path / "blobs", backbone)
     output = tmp_path / "labels.nii.gz"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
     command += ["--meta_file", "configs/metadata.json", "--bundle_root", ".", "--device", "cpu"]
@@ -44,7 +46,7 @@ def test_monai_runs_a_package(tmp_path: Path, image: Path) -> None:
     np.testing.assert_allclose(labels.ijk_to_ras, expected.ijk_to_ras, atol=1e-4)
     assert len(np.unique(labels.array)) > 1
     # the run leaves nothing in the package
-    assert segment(read_volume(image), package, device="cpu").student == "blobs-x4"
+    assert segment(read_volume(image), package, device="cpu").student == f"blobs-{backbone}"
 
 
 def test_its_function_wants_names_and_keeps_files(tmp_path: Path, image: Path) -> None:

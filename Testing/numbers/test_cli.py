@@ -240,7 +240,7 @@ def test_import_and_segment_with_a_real_teacher(shared_data: Path, tmp_path: Pat
     sizes = {line.split(":")[0]: float(line.split()[1]) for line in out.splitlines() if " ml " in line}
     assert all(0.5 < size < 4 for size in sizes.values())  # a hippocampus has about 3 ml
     assert "has no fold 4" in failed(
-        capsys, "import", "nnunet", shared_data / "teacher_hippocampus", "--output", tmp_path / "m", "--fold", "4"
+        capsys, "import", "nnunet", shared_data / "teacher_hippocampus", "--output", tmp_path / "m", "--folds", "4"
     )
 
 

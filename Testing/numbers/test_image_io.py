@@ -120,6 +120,28 @@ def test_not_an_image(name: str, tmp_path: Path) -> None:
         read_volume(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_a_file_that_was_not_copied_to_its_end_is_refused(tmp_path: Path, suffix: str) -> None:
+    array = np.random.default_rng(0).integers(0, 200, (1, 20, 21, 22))
+    path = tmp_path / f"a{suffix}"
+    write_label_map(Volume(array, np.eye(4)), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"a\."):
+        read_volume(path)
+
+
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path) -> None:
+    write_label_map(
+        Volume(np.random.default_rng(0).integers(0, 200, (1, 20, 21, 22)), np.eye(4)), tmp_path / "a.nii.gz"
+    )
+    data = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    data[-8] ^= 1  # of the checksum
+    (tmp_path / "a.nii.gz").write_bytes(data)
+    with pytest.raises(InputError, match=r"is damaged|could not be read"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
 def test_a_folder_without_dicom(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no DICOM series"):
         read_volume(tmp_path)

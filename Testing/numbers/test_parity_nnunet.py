@@ -1,229 +1,307 @@
-"""The same numbers as nnU-Net v2's own code: tiles, resampling, preprocessing, and label maps with a real teacher."""
+"""With the same weights, the label maps of nnU-Net v2's own predictor, run for real.
+
+``pytest Testing/numbers/test_parity_nnunet.py -n 0 -s`` prints the table of all cases.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import SimpleITK as sitk
 
-from geometries import axis_aligned, matrix
-from plans import plans_json
+from geometries import Matrix, axis_aligned, oblique_left_handed, scanner_lps
+from nnunet_oracle import nnunet_files, nnunet_labels, random_results, single_precision
+from plans import changed, network_changed, of_2022, plans_json
 from ReCoKDLib.exchange.nnunet_import import import_nnunet
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.package import ModelPackage
-from ReCoKDLib.plan import DEFAULT_RESAMPLING, Plan
 from ReCoKDLib.prediction import Predictor
-from ReCoKDLib.preprocessing import preprocess
-from ReCoKDLib.resampling import resample, resampled_shape
-from ReCoKDLib.sliding_window import gaussian_weights, tile_starts
+from ReCoKDLib.segment import segment_files
 from ReCoKDLib.volume import Array, Volume
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("nnunet"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 
 REQUIRED = 0.9999
-RESULTS = Path("teacher_hippocampus") / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+TEACHER = Path("teacher_hippocampus") / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+CT = {"mean": 90.0, "std": 170.0, "percentile_00_5": -900.0, "percentile_99_5": 700.0}
+LABELS = {"background": 0, "organ": 1, "lesion": 2}
+REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+TORCH = {"is_seg": False, "force_separate_z": None, "memefficient_seg_resampling": False}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def nnunet_without_its_variables() -> Iterator[None]:
-    """nnU-Net prints about its environment variables when they are missing."""
-    pytest.importorskip("nnunetv2")
-    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-    missing = [name for name in names if name not in os.environ]
-    os.environ.update(dict.fromkeys(missing, "not-used"))
-    yield
-    for name in missing:
-        del os.environ[name]
-
-
-def test_tiles_lie_where_nnunet_puts_them() -> None:
-    from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
-
-    random = np.random.default_rng(0)
-    for _ in range(300):
-        patch = random.integers(8, 129, 3).tolist()
-        shape = [int(n + random.integers(0, 150)) for n in patch]
-        step = float(random.choice([0.25, 0.5, 0.7, 1.0]))
-        assert tile_starts(shape, patch, step) == compute_steps_for_sliding_window(shape, patch, step)
-
-
-@pytest.mark.parametrize("patch", [(40, 56, 40), (16, 160, 128), (7, 9, 11)])
-def test_tiles_are_weighted_as_by_nnunet(patch: tuple[int, int, int]) -> None:
-    from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-
-    theirs = compute_gaussian(patch, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
-    torch.testing.assert_close(gaussian_weights(patch), theirs, rtol=1e-6, atol=0)
-
-
-SPACINGS = (
-    ((1.0, 1.0, 1.0), (1.5, 0.8, 1.2)),
-    ((5.0, 0.7, 0.7), (5.0, 1.0, 1.0)),  # anisotropic, coarse axis kept
-    ((5.0, 0.7, 0.7), (2.0, 1.0, 0.9)),  # anisotropic, coarse axis too
-    ((0.7, 0.9, 4.0), (1.0, 1.0, 1.0)),
-    ((1.0, 1.0, 1.2), (0.8, 3.5, 0.9)),  # only the target is anisotropic
-    ((4.0, 1.0, 4.0), (1.0, 1.0, 1.0)),  # two axes equally coarse
-)
-
-
-@pytest.mark.parametrize(("spacing", "new_spacing"), SPACINGS)
-@pytest.mark.parametrize("what", ["data", "seg", "probabilities"])
-def test_resampling_is_nnunets(what: str, spacing: tuple[float, ...], new_spacing: tuple[float, ...]) -> None:
-    from nnunetv2.preprocessing.resampling.default_resampling import (
-        compute_new_shape,
-        resample_data_or_seg_to_shape,
-    )
-
-    random = np.random.default_rng(1)
-    for _ in range(3):
-        shape = tuple(random.integers(9, 24, 3).tolist())
-        array: Array = random.normal(size=(2, *shape)).astype(np.float32)
-        if what == "seg":
-            array = np.kron(random.integers(-1, 4, (1, 6, 6, 6)), np.ones((1, 4, 4, 4)))
-            array = array[:, : shape[0], : shape[1], : shape[2]].astype(np.int16)
-        new_shape = resampled_shape(array.shape[1:], spacing, new_spacing)
-        assert new_shape == tuple(compute_new_shape(array.shape[1:], spacing, new_spacing))
-        options = DEFAULT_RESAMPLING[what]
-        theirs = resample_data_or_seg_to_shape(array, new_shape, spacing, new_spacing, **options)
-        ours = resample(array, new_shape, spacing, new_spacing, options)
-        assert ours.shape == theirs.shape
-        if what == "seg":
-            np.testing.assert_array_equal(ours, theirs)
-        else:
-            np.testing.assert_allclose(ours, theirs, atol=2e-6)
-
-
-def by_nnunet(
-    volume: Volume, plans: dict[str, Any], labels: Volume | None = None
-) -> tuple[Array, Array, dict[str, Any]]:
-    """nnU-Net's preprocessed image and labels."""
-    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(plans)
-    properties: dict[str, Any] = {"spacing": list(volume.spacing)}
-    dataset = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "x"}, "file_ending": ".nii.gz"}
-    data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        volume.array.astype(np.float32),
-        None if labels is None else labels.array.astype(np.int16),
-        properties,
-        manager,
-        manager.get_configuration("3d_fullres"),
-        dataset,
-    )
-    return data, seg, properties
-
-
-def assert_preprocessed_alike(volume: Volume, plans: dict[str, Any], labels: Volume | None) -> None:
-    theirs, their_labels, properties = by_nnunet(volume, plans, labels)
-    ours = preprocess(volume, Plan.from_nnunet(plans), labels)
-    assert ours.data.shape == theirs.shape
-    difference = float(np.abs(ours.data - theirs).max() / max(1.0, np.abs(theirs).max()))
-    print(f"Largest difference from nnU-Net's preprocessed image: {difference:.1e} of its largest value")
-    assert difference < 1e-5
-    assert [[s.start, s.stop] for s in ours.bounding_box] == [list(b) for b in properties["bbox_used_for_cropping"]]
-    if labels is not None:
-        assert ours.labels is not None
-        np.testing.assert_array_equal(ours.labels, their_labels)
-
-
-@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
-@pytest.mark.parametrize("target", [(5.0, 1.5, 1.5), (2.0, 2.0, 2.0)])
-def test_a_ct_is_prepared_as_by_nnunet(
-    shared_data: Path, target: tuple[float, float, float], transpose: tuple[int, int, int]
-) -> None:
-    scan = read_volume(shared_data / "ct" / "example_ct_sm.nii.gz")
-    labels = read_volume(shared_data / "ct" / "example_seg.nii.gz")
-    few = labels.with_array((labels.array % 3).astype(np.uint8))
-    thick = Volume(scan.array[:, ::2], matrix(np.eye(3), (3.0, 3.0, 12.0), (0, 0, 0)))
-    plans = plans_json(
-        spacing=[target[axis] for axis in transpose],
-        schemes=("CTNormalization",),
-        transpose=transpose,
-        properties={"mean": 90.0, "std": 170.0, "percentile_00_5": -900.0, "percentile_99_5": 700.0},
-    )
-    assert_preprocessed_alike(thick, plans, Volume(few.array[:, ::2], thick.ijk_to_ras))
-
-
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "RescaleTo01Normalization", "NoNormalization"])
-def test_a_skull_stripped_mr_is_prepared_as_by_nnunet(shared_data: Path, scheme: str, masked: bool) -> None:
-    """A real case, zero outside an ellipsoid as a brain after skull stripping, with a hole in it."""
-    data = shared_data / "Dataset004_Hippocampus"
-    scan = read_volume(data / "imagesTr" / "hippocampus_003_0000.nii.gz")
-    labels = read_volume(data / "labelsTr" / "hippocampus_003.nii.gz")
-    place = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in scan.shape), indexing="ij"))
-    inside = (place**2).sum(axis=0) < 0.9
-    inside[16:18, 25:27, 16:18] = False
-    turned = Volume(scan.array * inside, matrix(np.eye(3), (0.9, 1.0, 1.3), (0, 0, 0)))
-    kept = Volume(labels.array * inside, turned.ijk_to_ras)
-    assert_preprocessed_alike(turned, plans_json(schemes=(scheme,), masked=masked), kept)
+Row = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def package(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+def row() -> Iterator[Row]:
+    """Compares two label maps, and their probabilities where given, and keeps a row of the table."""
+    rows: list[str] = []
+
+    def compare(what: str, ours: Array, theirs: Array, soft: tuple[Array, Array] | None = None, heads: int = 3) -> None:
+        assert ours.shape == theirs.shape
+        assert len(np.unique(theirs)) >= min(heads, 3)  # an empty result would agree with anything empty
+        agreement = float((ours == theirs).mean())
+        difference = f"{np.abs(soft[0] - soft[1]).max():.1e}" if soft else "-"
+        rows.append(f"| {what} | {ours.size:,} | {100 * agreement:.4f} | {difference} |")
+        print(rows[-1])
+        assert agreement >= REQUIRED
+
+    yield compare
+    print("\n\n| case | voxels | same label, % | largest difference in probability |\n|---|---|---|---|")
+    print("\n".join(rows))
+
+
+def dataset_json(labels: Mapping[str, Any], channels: Sequence[str], **more: Any) -> dict[str, Any]:
+    names = {str(index): name for index, name in enumerate(channels)}
+    return {"channel_names": names, "labels": dict(labels), "numTraining": 2, "file_ending": ".nii.gz", **more}
+
+
+# --- trained weights, nnU-Net unmodified ---
+
+
+@pytest.fixture(scope="module")
+def teacher(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     """The shared teacher, imported."""
     folder = tmp_path_factory.mktemp("imported")
-    return ModelPackage.open(import_nnunet(shared_data / RESULTS.parent, folder / "teacher.recokd.zip"))
+    return ModelPackage.open(import_nnunet(shared_data / TEACHER.parent, folder / "teacher.recokd.zip"))
 
 
-def their_labels(shared_data: Path, volume: Volume, mirroring: bool) -> Array:
-    """The label map of nnU-Net's own predictor on the CPU."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    predictor = nnUNetPredictor(
-        tile_step_size=0.5,
-        use_gaussian=True,
-        use_mirroring=mirroring,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        verbose=False,
-        verbose_preprocessing=False,
-        allow_tqdm=False,
-    )
-    predictor.initialize_from_trained_model_folder(str(shared_data / RESULTS), (0,), "checkpoint_final.pth")
-    labels: Array = predictor.predict_single_npy_array(
-        volume.array.astype(np.float32), {"spacing": list(volume.spacing)}
-    )
-    return labels
+def compare_trained(
+    row: Row, what: str, shared_data: Path, teacher: ModelPackage, volumes: Sequence[Volume], mirroring: bool
+) -> None:
+    results = []
+    for volume in volumes:
+        ours = Predictor.from_package(teacher, "cpu", mirroring).predict(volume, probabilities=True)
+        assert ours.probabilities is not None
+        theirs = nnunet_labels(shared_data / TEACHER, ["0"], volume, mirroring)
+        results.append((ours.labels.array[0].ravel(), theirs[0].ravel(), ours.probabilities.array, theirs[1]))
+    ours_all, theirs_all = (np.concatenate([result[part] for result in results]) for part in (0, 1))
+    soft = [np.concatenate([result[part].ravel() for result in results]) for part in (2, 3)]
+    row(what + (", mirrored" if mirroring else ""), ours_all, theirs_all, (soft[0], soft[1]))
 
 
-def agreement(shared_data: Path, package: ModelPackage, volume: Volume, mirroring: bool = False) -> tuple[int, int]:
-    """Voxels on which both agree, and all voxels."""
-    ours = Predictor.from_package(package, "cpu", mirroring).predict(volume).labels.array[0]
-    theirs = their_labels(shared_data, volume, mirroring)
-    assert ours.shape == theirs.shape
-    assert set(np.unique(ours)) == {0, 1, 2}  # an empty result would agree with anything empty
-    return int((ours == theirs).sum()), ours.size
-
-
-def test_label_maps_are_nnunets(shared_data: Path, package: ModelPackage) -> None:
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_hippocampi_are_labelled_as_by_nnunet(
+    shared_data: Path, teacher: ModelPackage, row: Row, mirroring: bool
+) -> None:
     split = json.loads((shared_data / "split_hippocampus.json").read_text(encoding="utf-8"))
-    cases = split["val"][::8]
     images = shared_data / "Dataset004_Hippocampus" / "imagesTr"
-    results = [agreement(shared_data, package, read_volume(images / f"{case}_0000.nii.gz")) for case in cases]
-    same, voxels = np.sum(results, axis=0)
-    print(f"Agreement with nnU-Net on {len(cases)} cases: {100 * same / voxels:.5f} % of {voxels} voxels")
-    assert same / voxels >= REQUIRED
-
-
-def test_label_maps_with_mirroring_are_nnunets(shared_data: Path, package: ModelPackage) -> None:
-    image = read_volume(shared_data / "Dataset004_Hippocampus" / "imagesTr" / "hippocampus_003_0000.nii.gz")
-    same, voxels = agreement(shared_data, package, image, mirroring=True)
-    print(f"Agreement with nnU-Net with mirroring: {100 * same / voxels:.5f} % of {voxels} voxels")
-    assert same / voxels >= REQUIRED
+    cases = split["val"][:: 20 if mirroring else 8]
+    volumes = [read_volume(images / f"{case}_0000.nii.gz") for case in cases]
+    compare_trained(row, f"trained, {len(cases)} hippocampus cases", shared_data, teacher, volumes, mirroring)
 
 
 @pytest.mark.parametrize("every", [2, 4])
-def test_label_maps_of_thick_slices_are_nnunets(shared_data: Path, package: ModelPackage, every: int) -> None:
+def test_thick_slices_are_labelled_as_by_nnunet(shared_data: Path, teacher: ModelPackage, row: Row, every: int) -> None:
     """There and back again through both kinds of resampling."""
     image = read_volume(shared_data / "dicom" / "hippocampus_crop")
     thick = Volume(image.array[:, ::every], axis_aligned() @ np.diag([1.0, 1.0, every, 1.0]))
-    same, voxels = agreement(shared_data, package, thick)
-    print(f"Agreement with nnU-Net on slices of {every} mm: {100 * same / voxels:.5f} % of {voxels} voxels")
-    assert same / voxels >= REQUIRED
+    compare_trained(row, f"trained, slices of {every} mm", shared_data, teacher, [thick], mirroring=False)
+
+
+# --- random weights, nnU-Net's predictor in single precision ---
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: a plan, what the labels are, on which images."""
+
+    what: str
+    plans: Mapping[str, Any]
+    image: str = "ct_crop"
+    labels: Mapping[str, Any] = field(default_factory=lambda: LABELS)
+    channels: Sequence[str] = ("CT",)
+    order: Sequence[int] | None = None
+    configuration: str = "3d_fullres"
+    folds: Sequence[str] = ("0",)
+    mirrored: bool = False  # besides without
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        return dataset_json(
+            self.labels, self.channels, **({"regions_class_order": list(self.order)} if self.order else {})
+        )
+
+
+def ct_plans(spacing: Sequence[float] = (4.0, 4.0, 4.0), patch: Sequence[int] = (32, 32, 32), **more: Any) -> Any:
+    return plans_json(
+        features=(4, 8, 8),
+        spacing=spacing,
+        patch_size=patch,
+        **{"schemes": ("CTNormalization",), "properties": CT, **more},
+    )
+
+
+def with_resampling(plans: Mapping[str, Any], function: str, **options: Any) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for what in ("data", "seg", "probabilities"):
+        entries[f"resampling_fn_{what}"] = function
+        entries[f"resampling_fn_{what}_kwargs"] = {**options, "is_seg": what == "seg"} if options else {}
+    return changed(plans, **entries)
+
+
+THICK = network_changed(
+    ct_plans((5.0, 2.0, 2.0), (8, 32, 32)),
+    kernel_sizes=[[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+    strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+)
+CASES = (
+    Case("CT, 3 mm", ct_plans((5.0, 5.0, 5.0), (40, 40, 40)), "ct"),
+    Case("CT, 3 mm, a part", ct_plans(), mirrored=True),
+    Case("CT of 1 x 1 x 5 mm", THICK, "thick", mirrored=True),
+    Case("CT of 1 x 1 x 5 mm, brought to 3 mm", ct_plans((3.0, 3.0, 3.0), (24, 32, 32)), "thick"),
+    Case("oblique left-handed CT", ct_plans(), "oblique", mirrored=True),
+    Case(
+        "two channels, CT and masked z-score",
+        ct_plans(schemes=("CTNormalization", "ZScoreNormalization"), masked=True),
+        "two_channels",
+        channels=("CT", "T1"),
+        mirrored=True,
+    ),
+    Case(
+        "three channels: rescaled, as they are, RGB",
+        ct_plans(schemes=("RescaleTo01Normalization", "NoNormalization", "RGBTo01Normalization")),
+        "three_channels",
+        channels=("a", "b", "c"),
+    ),
+    Case("regions", ct_plans(), labels=REGIONS, order=(1, 2, 3), mirrored=True),
+    Case("regions, the inner one first", ct_plans(), labels=REGIONS, order=(3, 1, 2)),
+    Case("an ignore label", ct_plans(), labels={**LABELS, "ignore": 3}),
+    Case("two folds", ct_plans(), folds=("0", "1"), mirrored=True),
+    Case("the fold of all cases", ct_plans(), folds=("all",)),
+    Case("ResidualEncoderUNet", ct_plans(residual=True), mirrored=True),
+    Case("plan of 2022", of_2022(ct_plans())),
+    Case("plan of 2022, ResidualEncoderUNet", of_2022(ct_plans(residual=True))),
+    Case("3d_lowres", changed(ct_plans(), "3d_lowres", spacing=[6.0, 6.0, 6.0]), configuration="3d_lowres"),
+    Case("transposed axes", ct_plans((5.0, 3.0, 4.0), (16, 32, 24), transpose=(2, 0, 1)), mirrored=True),
+    Case("transposed axes, 1 x 1 x 5 mm", ct_plans((2.0, 5.0, 2.0), (32, 8, 32), transpose=(1, 0, 2)), "thick"),
+    Case("resample_torch_fornnunet", with_resampling(ct_plans(), "resample_torch_fornnunet", **TORCH)),
+    Case(
+        "resample_torch_fornnunet, 1 x 1 x 5 mm",
+        with_resampling(ct_plans((3.0, 3.0, 3.0), (24, 32, 32)), "resample_torch_fornnunet", **TORCH),
+        "thick",
+    ),
+    Case("no_resampling_hack", with_resampling(ct_plans(), "no_resampling_hack")),
+)
+
+
+def resampled(image: sitk.Image, ijk_to_ras: Matrix, size: Sequence[int]) -> sitk.Image:
+    """A CT on another grid, which is moved so that both have the same centre."""
+    lps = np.diag([-1.0, -1.0, 1.0]) @ ijk_to_ras[:3, :3]
+    spacing = np.linalg.norm(lps, axis=0)
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    origin = np.array(middle) - lps @ ((np.array(size) - 1) / 2)
+    directions = (lps / spacing).ravel().tolist()
+    grid = (list(size), sitk.Transform(), sitk.sitkLinear, origin.tolist(), spacing.tolist(), directions)
+    return sitk.Resample(image, *grid, -1024.0)
+
+
+@pytest.fixture(scope="module")
+def images(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The CT on several grids, as files."""
+    ct = sitk.ReadImage(str(shared_data / "ct" / "example_ct.nii.gz"))
+    turned, lps = oblique_left_handed(), scanner_lps()
+    # Brought to 4 mm, each axis falls between two lengths (60 x 2.5 / 4 = 37.5), so that the last digit counts.
+    turned[:3, :3] = turned[:3, :3] / np.linalg.norm(turned[:3, :3], axis=0) * (2.5, 3.5, 4.5)
+    made = {
+        "ct": ct,
+        "ct_crop": ct[30:85, 25:80, 30:75],
+        "thick": resampled(ct, np.diag([1.0, 1.0, 5.0, 1.0]), (120, 100, 24)),
+        "oblique": resampled(ct, turned, (60, 52, 44)),
+        "oblique_uneven": resampled(ct, turned, (61, 55, 49)),
+        "lps": resampled(ct, lps @ np.diag([3.0, 3.0, 3.0, 1.0]), (50, 45, 41)),
+    }
+    folder = tmp_path_factory.mktemp("images")
+    for name, image in made.items():
+        sitk.WriteImage(image, str(folder / f"{name}_0000.nii.gz"))
+    return {name: folder / f"{name}_0000.nii.gz" for name in made}
+
+
+@pytest.fixture(scope="module")
+def volumes(images: dict[str, Path]) -> dict[str, Volume]:
+    """The same in memory, and some channels made of them."""
+    read = {name: read_volume(path) for name, path in images.items()}
+    crop = read["ct_crop"]
+    body = np.where(crop.array > -300, crop.array, 0).astype(np.float32)
+    shades = np.clip((crop.array + 1000) / 8, 0, 255)
+    several = {
+        "two_channels": crop.with_array(np.concatenate([crop.array, np.sqrt(np.abs(body))])),
+        "three_channels": crop.with_array(np.concatenate([crop.array, crop.array / 500, shades])),
+    }
+    return {**read, **several}
+
+
+RUNS = [(case, False) for case in CASES] + [(case, True) for case in CASES if case.mirrored]
+
+
+@pytest.mark.parametrize(
+    ("case", "mirroring"), RUNS, ids=[case.what + (", mirrored" if mirroring else "") for case, mirroring in RUNS]
+)
+def test_label_maps_are_nnunets(
+    case: Case, mirroring: bool, volumes: dict[str, Volume], tmp_path: Path, row: Row
+) -> None:
+    name = f"nnUNetTrainer__nnUNetPlans__{case.configuration}"
+    results = random_results(
+        tmp_path / name, case.plans, case.dataset, configuration=case.configuration, folds=case.folds
+    )
+    folds = None if case.folds != ("all",) else ["all"]
+    package = ModelPackage.open(import_nnunet(results, tmp_path / "model.recokd.zip", folds=folds))
+    volume = volumes[case.image]
+    ours = Predictor.from_package(package, "cpu", mirroring).predict(volume, probabilities=True)
+    assert ours.probabilities is not None
+    with single_precision():
+        labels, probabilities = nnunet_labels(results, case.folds, volume, mirroring)
+    row(
+        f"random, {case.what}" + (", mirrored" if mirroring else ""),
+        ours.labels.array[0],
+        labels,
+        (ours.probabilities.array, probabilities),
+        package.label_set.number_of_heads,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reader", "image"),
+    [
+        ("SimpleITKIO", "oblique"),
+        ("SimpleITKIO", "lps"),
+        ("SimpleITKIO", "thick"),
+        ("NibabelIO", "oblique"),
+        ("SimpleITKIOWithReorient", "oblique"),
+        ("SimpleITKIOWithReorient", "lps"),
+        # Not "oblique": its reader takes 2.4999998 mm from the matrix in single precision where the header has 2.5,
+        # so that lengths halfway between two are rounded otherwise than by nnU-Net's three other readers.
+        ("NibabelIOWithReorient", "oblique_uneven"),
+        ("NibabelIOWithReorient", "lps"),
+    ],
+)
+def test_files_are_labelled_as_by_nnunets_own_readers(
+    reader: str, image: str, images: dict[str, Path], tmp_path: Path, row: Row
+) -> None:
+    """From file to file: the same labels at the same places in the patient, whichever axes the reader shows."""
+    plans = {**ct_plans(), "image_reader_writer": reader}
+    results = random_results(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres", plans, dataset_json(LABELS, ["CT"]))
+    model = import_nnunet(results, tmp_path / "model.recokd.zip")
+    with single_precision():
+        theirs = read_volume(nnunet_files(results, ["0"], [images[image]], tmp_path / "theirs", False))
+    segment_files([images[image]], model, tmp_path / "ours.nii.gz", device="cpu")
+    ours = read_volume(tmp_path / "ours.nii.gz")
+    assert ours.same_grid(theirs)
+    row(f"random, file, {image}, {reader}", ours.array, theirs.array)
+
+
+def test_without_changes_nnunet_rounds_to_half_precision(volumes: dict[str, Volume], tmp_path: Path) -> None:
+    """Why random weights are compared in single precision, and that the oracle's switch does something."""
+    results = random_results(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres", ct_plans(), CASES[0].dataset)
+    half, _ = nnunet_labels(results, ["0"], volumes["ct_crop"], False)
+    with single_precision():
+        single, _ = nnunet_labels(results, ["0"], volumes["ct_crop"], False)
+    assert 0 < (half != single).mean() < 0.02

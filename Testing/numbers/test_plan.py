@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plans import plans_json, small_plan
+from plans import changed, of_2022, plans_json, small_plan
 from ReCoKDLib.errors import PlanError
 from ReCoKDLib.networks import build_network, count_parameters, load_weights
 from ReCoKDLib.plan import Plan
@@ -38,10 +38,39 @@ def test_a_configuration_may_inherit() -> None:
     assert plan.patch_size == (16, 16, 16)
 
 
-def changed(**configuration: Any) -> dict[str, Any]:
-    source = plans_json()
-    source["configurations"]["3d_fullres"] |= configuration
-    return source
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_plan_of_2022_is_the_same_plan(residual: bool) -> None:
+    plans = plans_json(features=(8, 16, 32, 32), residual=residual)
+    old = of_2022(plans)
+    old["foreground_intensity_properties_by_modality"] = old.pop("foreground_intensity_properties_per_channel")
+    assert "architecture" not in old["configurations"]["3d_fullres"]
+    assert Plan.from_nnunet(old) == Plan.from_nnunet(plans)
+
+
+def test_nnunet_reconstructs_the_same_network() -> None:
+    handler = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")
+    old = of_2022(plans_json(features=(8, 16, 32, 32)))
+    ours = Plan.from_nnunet(old).architecture
+    with pytest.warns(UserWarning, match="old nnU-Net plans format"):
+        theirs = handler.PlansManager(old).get_configuration("3d_fullres")
+    assert theirs.network_arch_init_kwargs == ours.arch_kwargs
+    assert theirs.network_arch_class_name == ours.network_class_name
+
+
+def test_a_class_that_moved_is_still_found() -> None:
+    plans = plans_json(residual=True)
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    architecture["network_class_name"] = "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet"
+    assert Plan.from_nnunet(plans) == small_plan(residual=True)
+
+
+def test_other_resampling_is_kept() -> None:
+    options = {"is_seg": False, "force_separate_z": False}
+    plans = changed(plans_json(), resampling_fn_data="resample_torch_fornnunet", resampling_fn_data_kwargs=options)
+    plan = Plan.from_nnunet(plans)
+    assert plan.resampling["data"] == {**options, "function": "resample_torch_fornnunet"}
+    assert Plan.from_nnunet(plan.to_nnunet()) == plan
+    assert plan.to_nnunet()["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"] == options
 
 
 def with_class(name: str) -> dict[str, Any]:
@@ -55,13 +84,21 @@ def with_class(name: str) -> dict[str, Any]:
     [
         ({"plans_per_stage": {}}, "3d_fullres", "not a plan of nnU-Net v2"),
         (plans_json(), "3d_cascade", "no configuration '3d_cascade'. It has: 2d, 3d_fullres"),
-        (changed(previous_stage="3d_lowres"), "3d_fullres", "cascade"),
-        (changed(patch_size=[16, 16]), "3d_fullres", "three numbers.*3D configuration"),
-        (changed(patch_size=[15, 16, 16]), "3d_fullres", "cannot be divided by the network's strides"),
-        (changed(normalization_schemes=["MyNormalization"]), "3d_fullres", "'MyNormalization', which is not known"),
-        (changed(resampling_fn_data="resample_my_way"), "3d_fullres", "resamples by 'resample_my_way'"),
-        (changed(use_mask_for_norm=[False, False]), "3d_fullres", "different number of channels"),
-        (changed(spacing=[0.0, 1.0, 1.0]), "3d_fullres", "must be positive"),
+        (changed(plans_json(), previous_stage="3d_lowres"), "3d_fullres", "cascade"),
+        (changed(plans_json(), patch_size=[16, 16]), "3d_fullres", "three numbers.*3D configuration"),
+        (changed(plans_json(), patch_size=[15, 16, 16]), "3d_fullres", "cannot be divided by the network's strides"),
+        (
+            changed(plans_json(), normalization_schemes=["MyNormalization"]),
+            "3d_fullres",
+            "'MyNormalization', which is not known",
+        ),
+        (changed(plans_json(), resampling_fn_data="resample_my_way"), "3d_fullres", "resamples by 'resample_my_way'"),
+        (changed(plans_json(), preprocessor_name="Mine"), "3d_fullres", "prepares images by 'Mine', somebody's own"),
+        ({**plans_json(), "label_manager": "Mine"}, "3d_fullres", "reads labels by 'Mine', somebody's own code"),
+        (changed(of_2022(plans_json()), UNet_class_name="MyUNet"), "3d_fullres", "'MyUNet' is not known. Known: Plain"),
+        (changed(of_2022(plans_json()), pool_op_kernel_sizes=3), "3d_fullres", "malformed"),
+        (changed(plans_json(), use_mask_for_norm=[False, False]), "3d_fullres", "different number of channels"),
+        (changed(plans_json(), spacing=[0.0, 1.0, 1.0]), "3d_fullres", "must be positive"),
         ({"configurations": None}, "3d_fullres", "malformed"),
         ({"configurations": {"3d_fullres": "large"}}, "3d_fullres", "malformed"),
         ({"configurations": {"3d_fullres": {"inherits_from": ["2d"]}}}, "3d_fullres", "malformed"),

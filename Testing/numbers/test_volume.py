@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from geometries import GEOMETRIES, Matrix, axis_aligned, oblique, oblique_left_handed, rotation, scanner_lps
+from geometries import GEOMETRIES, Matrix, axis_aligned, matrix, oblique, oblique_left_handed, rotation, scanner_lps
 from ReCoKDLib.errors import InputError
 from ReCoKDLib.volume import Volume, stack_channels
 
@@ -131,3 +131,14 @@ def test_arrays_of_the_wrong_form_are_refused(array: np.ndarray) -> None:
 def test_a_broken_geometry_is_refused(matrix: Matrix) -> None:
     with pytest.raises(InputError, match="geometry"):
         Volume(np.zeros((1, 2, 2, 2)), matrix)
+
+
+@pytest.mark.parametrize("length", [1.5, 0.7, float(np.float32(0.7)), 1.2345678, float(np.float32(1) / 3), 1 / 3, 5.0])
+def test_spacing_is_to_the_last_digit_what_the_header_said(length: float) -> None:
+    """Else 35 voxels of 1.5000000000000002 mm would be 53 of 1 mm here and 52 in nnU-Net."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        directions = rotation(tuple(random.uniform(-180, 180, 3).tolist()))
+        volume = Volume(np.zeros((1, 2, 2, 2)), matrix(directions, (length, 1.0, 2.0), (0.0, 0.0, 0.0)))
+        assert volume.spacing[:2] == (2.0, 1.0)
+        assert volume.spacing[2] == (length if length != 1 / 3 else pytest.approx(length, rel=1e-15))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network
 from ReCoKDLib.plan import Plan
 from ReCoKDTrainingLib.fingerprint import CaseFingerprint, Fingerprint
-from ReCoKDTrainingLib.planner import plan_dataset
+from ReCoKDTrainingLib.planner import plan_dataset, with_backbone
 from ReCoKDTrainingLib.topology import topology_for
 
 Triple = tuple[float, float, float]
@@ -103,13 +104,21 @@ DATASETS: dict[str, tuple[Fingerprint, tuple[str, ...], LabelSet, float]] = {
     "microscopy": (scattered(8, 10, (0.05, 0.01, 0.01), (64, 700, 900)), ("rescale_to_0_1",), LABELS, 8.0),
     "odd medians": (scattered(9, 8, (2.0, 1.9, 0.9), (33, 41, 77), 0.3), ("rgb_to_0_1",), LABELS, 8.0),
 }
-NnunetPlanner = Callable[[Fingerprint, Sequence[str], LabelSet, float], dict[str, Any]]
+NnunetPlanner = Callable[..., dict[str, Any]]
+RESIDUAL = {
+    "resenc-m": "nnUNetPlannerResEncM",
+    "resenc-l": "nnUNetPlannerResEncL",
+    "resenc-xl": "nnUNetPlannerResEncXL",
+}
 
 
 @pytest.fixture
 def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPlanner:
-    """nnU-Net's own ExperimentPlanner on a made-up dataset."""
+    """nnU-Net's own planners on a made-up dataset."""
     module = pytest.importorskip("nnunetv2.experiment_planning.experiment_planners.default_experiment_planner")
+    residual = pytest.importorskip(
+        "nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners"
+    )
     raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
     # Not every version reads the variables late; both ways lead to the temporary folders.
     for name, folder in (("nnUNet_raw", raw), ("nnUNet_preprocessed", preprocessed)):
@@ -125,7 +134,13 @@ def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPla
         module.ExperimentPlanner, "static_estimate_VRAM_usage", staticmethod(estimate_without_allocating)
     )
 
-    def plan(fingerprint: Fingerprint, channels: Sequence[str], labels: LabelSet, memory_gb: float) -> dict[str, Any]:
+    def plan(
+        fingerprint: Fingerprint,
+        channels: Sequence[str],
+        labels: LabelSet,
+        memory_gb: float | None = None,
+        planner: str = "default",
+    ) -> dict[str, Any]:
         name = "Dataset999_Made"
         dataset = {
             "channel_names": {str(n): channel for n, channel in enumerate(channels)},
@@ -141,9 +156,12 @@ def nnunet_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetPla
         (preprocessed / name / "dataset_fingerprint.json").write_text(
             json.dumps(fingerprint.to_nnunet()), encoding="utf-8"
         )
-        planner = module.ExperimentPlanner(name, gpu_memory_target_in_gb=memory_gb)
-        planner.plan_experiment()
-        result: dict[str, Any] = json.loads((preprocessed / name / "nnUNetPlans.json").read_text(encoding="utf-8"))
+        options = {} if memory_gb is None else {"gpu_memory_target_in_gb": memory_gb}
+        kind = getattr(residual, RESIDUAL[planner]) if planner in RESIDUAL else module.ExperimentPlanner
+        made = kind(name, **options)
+        made.plan_experiment()
+        written = preprocessed / name / f"{made.plans_identifier}.json"
+        result: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
         return result
 
     return plan
@@ -155,6 +173,33 @@ def test_plan_is_that_of_nnunet(dataset: str, nnunet_planner: NnunetPlanner) -> 
     theirs = nnunet_planner(fingerprint, channels, labels, memory_gb)
     ours = plan_dataset(fingerprint, channels, labels, dataset_name="Dataset999_Made", memory_gb=memory_gb).to_nnunet()
 
+    require_the_same_plan(theirs, ours)
+
+
+@pytest.mark.parametrize("planner", RESIDUAL)
+@pytest.mark.parametrize("dataset", ["abdominal CT", "prostate", "cardiac, thick slices last", "hippocampus"])
+def test_plan_of_residual_encoders_is_that_of_nnunet(dataset: str, planner: str, nnunet_planner: NnunetPlanner) -> None:
+    fingerprint, channels, labels, _ = DATASETS[dataset]
+    theirs = nnunet_planner(fingerprint, channels, labels, planner=planner)
+    ours = plan_dataset(fingerprint, channels, labels, dataset_name="Dataset999_Made", planner=planner).to_nnunet()
+    # Their plans share the default plan's preprocessed data in nnU-Net; ours are never read by that name.
+    del (
+        theirs["configurations"]["3d_fullres"]["data_identifier"],
+        ours["configurations"]["3d_fullres"]["data_identifier"],
+    )
+    require_the_same_plan(theirs, ours)
+
+
+def test_residual_encoders_differ_in_size() -> None:
+    """The comparison above would say little if M, L and XL were the same plan."""
+    made = [plan_dataset(*DATASETS["abdominal CT"][:3], planner=planner) for planner in ("default", *RESIDUAL)]
+    patches = [math.prod(plan.patch_size) * plan.batch_size for plan in made]
+    assert patches[1:] == sorted(set(patches[1:]))
+    assert [plan.architecture.backbone.name for plan in made] == ["PlainConvUNet"] + ["ResidualEncoderUNet"] * 3
+    assert made[1].architecture.arch_kwargs["n_blocks_per_stage"][:4] == [1, 3, 4, 6]
+
+
+def require_the_same_plan(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     # nnU-Net's file is read to the same plan.
     assert Plan.from_nnunet(theirs).architecture == Plan.from_nnunet(ours).architecture
     theirs_3d = theirs["configurations"]["3d_fullres"]
@@ -197,22 +242,13 @@ def test_hippocampus_plan_is_the_published_one() -> None:
     assert plan.architecture.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
+@pytest.mark.parametrize("backbone", ["PlainConvUNet", "ResidualEncoderUNet"])
 @pytest.mark.parametrize(
     ("spacing", "patch"),
     [((1.0, 1.0, 1.0), (40, 56, 40)), ((3.0, 0.7, 0.7), (48, 192, 160)), ((1, 2, 4), (96, 64, 16))],
 )
-def test_memory_estimate_counts_what_the_network_makes(spacing: Triple, patch: Triple) -> None:
+def test_memory_estimate_counts_what_the_network_makes(spacing: Triple, patch: Triple, backbone: str) -> None:
     topology = topology_for(spacing, patch)
-    features = plan_dataset(fingerprint_of([(1, 1, 1)], [(64, 64, 64)]), ["MRI"], LABELS).architecture
-    kwargs = {
-        **features.arch_kwargs,
-        "n_stages": topology.stages,
-        "features_per_stage": topology.features,
-        "kernel_sizes": topology.kernel_sizes,
-        "strides": topology.strides,
-        "n_conv_per_stage": [2] * topology.stages,
-        "n_conv_per_stage_decoder": [2] * (topology.stages - 1),
-    }
     counted = 0
 
     def count(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -220,12 +256,16 @@ def test_memory_estimate_counts_what_the_network_makes(spacing: Triple, patch: T
         counted += output.numel()
 
     with torch.device("meta"):
-        network = build_network(type(features)(features.network_class_name, kwargs, features.requires_import), 1, 3)
+        network = build_network(topology.architecture(backbone), 1, 3)
         for module in network.modules():
             if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
                 module.register_forward_hook(count)
         network(torch.zeros(1, 1, *topology.patch_size))
-    assert topology.feature_map_values(3) == counted
+        estimated = network.compute_conv_feature_map_size(topology.patch_size)  # type: ignore[operator]
+    assert topology.feature_map_values(3, backbone) == estimated
+    # nnU-Net reckons with a convolution in the skip of every stride, also where the channels stay and there is none.
+    if backbone == "PlainConvUNet":
+        assert estimated == counted
 
 
 def test_spacing_can_be_given() -> None:
@@ -260,3 +300,11 @@ def test_senseless_memory_is_refused(memory_gb: float) -> None:
 def test_too_little_memory_is_refused() -> None:
     with pytest.raises(PlanError, match="does not suffice"):
         plan_dataset(DATASETS["hippocampus"][0], ["MRI"], LABELS, memory_gb=1e-6)
+
+
+def test_unknown_names_are_refused() -> None:
+    fingerprint, channels, labels, _ = DATASETS["hippocampus"]
+    with pytest.raises(PlanError, match="no planner 'resenc-s'. There are: default, resenc-m, resenc-l, resenc-xl"):
+        plan_dataset(fingerprint, channels, labels, planner="resenc-s")
+    with pytest.raises(PlanError, match="no backbone 'VNet'. There are: PlainConvUNet, .*UNet"):
+        with_backbone(plan_dataset(fingerprint, channels, labels), "VNet")

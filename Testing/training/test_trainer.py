@@ -13,9 +13,10 @@ from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.networks import build_network
 from ReCoKDTrainingLib.cache import CachedCase, preprocess_cases
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
-from ReCoKDTrainingLib.distiller import Distiller, EncoderDecoderRecorder, WeightedLoss
+from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
 from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder
 from ReCoKDTrainingLib.sampling import PatchDataset
 from ReCoKDTrainingLib.trainer import CHECKPOINT, LOG, Schedule, Trainer
 

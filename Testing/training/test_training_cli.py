@@ -245,7 +245,7 @@ def test_training_goes_on_from_given_weights(teacher: Path, raw_dataset: Path, t
 
 
 def test_mirror_axes_in_words() -> None:
-    from ReCoKDTrainingLib.runs import parse_mirror_axes
+    from ReCoKDTrainingLib.parsing import parse_mirror_axes
 
     assert parse_mirror_axes("2, 0") == (0, 2)
     assert parse_mirror_axes("none") == ()

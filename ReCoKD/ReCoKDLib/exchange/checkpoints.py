@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         what = f"an object ({reason[1]})" if reason else "an object"
         raise PackageError(
             f"The checkpoint {path} is damaged or holds {what} other than plain data, which could run any "
-            "program when it is read. It was not read. Save it again with nnU-Net v2, or ask who made it."
+            "program when it is read. It was not read. Have it saved again with plain weights, or ask who made it."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise PackageError(f"The checkpoint {path} is damaged ({error}). Restore it.") from error
     if not isinstance(content, dict):
-        raise PackageError(f"The checkpoint {path} is not one of nnU-Net v2. Choose another file.")
+        raise PackageError(f"The checkpoint {path} holds no dictionary. Choose another file.")
     return content
+
+
+def unwrapped(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what torch.compile and DistributedDataParallel put before the names."""
+    return {re.sub(r"^(?:module\.|_orig_mod\.)+", "", str(key)): tensor for key, tensor in weights.items()}
 
 
 def _numpy_numbers() -> list[Any]:

@@ -1,164 +1,184 @@
-"""From one fold of nnU-Net v2's results to a model package."""
+"""From nnU-Net v2's results, one fold or several, to a model package."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..card import Card, ChannelInfo, Licences, TrainingRecord
-from ..errors import DatasetError, InputError, PackageError, PlanError
-from ..files import read_json, sha256
+from ..errors import DatasetError, PackageError, PlanError
+from ..files import sha256
 from ..labels import LabelSet
 from ..package import require_package_place, write_package
-from ..package_files import PACKAGE_SUFFIX
+from ..package_files import model_name
 from ..plan import Plan
-from .checkpoints import read_checkpoint
+from .checkpoints import read_checkpoint, unwrapped
+from .nnunet_results import checkpoint_files, find_results_folder, json_object
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINTS = ("final", "best")
+# Which of nnU-Net's readers bring every image to RAS, and which take it as it is stored.
+_READERS = {
+    "SimpleITKIO": None,
+    "NibabelIO": None,
+    "Tiff3DIO": None,
+    "SimpleITKIOWithReorient": "RAS",
+    "NibabelIOWithReorient": "RAS",
+}
 
 
 @dataclass(frozen=True)
 class NnunetModel:
-    """What one fold of a results folder holds.
+    """What a results folder holds.
 
     Attributes:
         plan: The trained configuration.
         label_set: Of its ``dataset.json``.
         card: Made from what the folder tells.
-        weights: The network's state dictionary as nnU-Net wrote it.
+        weights: Each fold's state dictionary as nnU-Net wrote it.
     """
 
     plan: Plan
     label_set: LabelSet
     card: Card
-    weights: dict[str, torch.Tensor]
+    weights: tuple[dict[str, torch.Tensor], ...]
 
 
 def import_nnunet(
     results: Path,
     output: Path,
     *,
-    fold: str = "0",
+    folds: Sequence[str] | None = None,
     checkpoint: str = "final",
     orientation: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Make a teacher's package of one fold.
+    """Make a teacher's package; the logits of several folds will be averaged, as nnU-Net averages them.
 
     Args:
-        results: ``.../Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres``, or the folder above it if
+        results: ``.../Dataset004_Hippocampus/nnUNetTrainer__nnUNetPlans__3d_fullres``, or a folder above it if
             that holds just one such folder.
         output: The package: a folder, or a file that ends in ``.zip``.
-        fold: ``"0"`` to ``"4"``, or ``"all"``.
+        folds: Of ``"0"``, ``"1"`` ... and ``"all"``, which is nnU-Net's ``fold_all``, trained on all cases; None for
+            every numbered fold that holds the checkpoint.
         checkpoint: ``"final"`` or ``"best"``.
         orientation: Axis codes (``"RAS"``) that all training images had, so that inputs are brought there; None
-            takes them as they are, as nnU-Net does.
+            does as the plan's reader does, which mostly takes them as they are.
         overwrite: Replace an existing package.
 
     Raises:
-        InputError: ``results`` is not a results folder, or lacks the fold or the checkpoint.
+        InputError: ``results`` is not a results folder, or lacks a fold or the checkpoint.
+        DatasetError: dataset.json does not fit the plan or the checkpoint.
         PlanError: The plan or network is of a kind that is not supported, or the weights do not fit it.
         PackageError: The checkpoint is damaged or holds more than plain data.
         OutputError: The package exists or cannot be written.
     """
     require_package_place(output, overwrite)
-    model = read_results(results, _model_name(output), fold=fold, checkpoint=checkpoint)
-    card = replace(model.card, orientation=orientation)
-    return write_package(output, card, model.plan, model.label_set, [model.weights], overwrite)
+    model = read_results(results, model_name(output), folds=folds, checkpoint=checkpoint, orientation=orientation)
+    return write_package(output, model.card, model.plan, model.label_set, model.weights, overwrite)
 
 
-def read_results(results: Path, name: str, *, fold: str = "0", checkpoint: str = "final") -> NnunetModel:
-    """Read one fold; arguments and errors are those of :func:`import_nnunet`, ``name`` is for the card."""
+def read_results(
+    results: Path,
+    name: str,
+    *,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "final",
+    orientation: str | None = None,
+) -> NnunetModel:
+    """Read the folds; arguments and errors are those of :func:`import_nnunet`, ``name`` is for the card."""
     folder = find_results_folder(results)
-    dataset = _object(folder / "dataset.json")
-    file = _checkpoint_file(folder, fold, checkpoint)
-    content = read_checkpoint(file)
-    configuration = str((content.get("init_args") or {}).get("configuration") or folder.name.rpartition("__")[2])
+    dataset = json_object(folder / "dataset.json")
+    plans = json_object(folder / "plans.json")
+    files = checkpoint_files(folder, folds, checkpoint)
+    first = read_checkpoint(files[0])
+    configuration = _configuration(folder, first)
     if configuration == "2d":
         raise PlanError(f"{folder} holds a 2D network; only 3D ones can be imported. Train 3d_fullres or 3d_lowres.")
-    plan = Plan.from_nnunet(_object(folder / "plans.json"), configuration)
+    plan = Plan.from_nnunet(plans, configuration)
     label_set = LabelSet.from_dataset_json(dataset)
     channels = _channels(dataset, plan)
+    weights = []
+    for file in files:
+        content = first if file == files[0] else read_checkpoint(file)
+        if _configuration(folder, content) != configuration:
+            raise PlanError(
+                f"{files[0]} was trained as {configuration}, {file} as {_configuration(folder, content)}. "
+                "Choose folds of one training with --folds."
+            )
+        _require_same_dataset(file, content, dataset)
+        weights.append(_network_weights(file, content))
     licence = dataset.get("licence") or dataset.get("license") or ""
     fingerprint = folder / "dataset_fingerprint.json"
     card = Card(
         name=name,
         role="teacher",
         channels=channels,
-        description=f"{content.get('trainer_name', 'nnU-Net')} on {plan.dataset_name}, imported from nnU-Net v2.",
-        mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
+        description=f"{first.get('trainer_name', 'nnU-Net')} on {plan.dataset_name}, imported from nnU-Net v2.",
+        orientation=_orientation(plans, orientation),
+        mirror_axes=tuple(int(axis) for axis in first.get("inference_allowed_mirroring_axes") or ()),
         training=TrainingRecord(
             dataset=plan.dataset_name,
             fingerprint=sha256(fingerprint) if fingerprint.is_file() else "",
             cases=int(dataset["numTraining"]) if str(dataset.get("numTraining", "")).isdigit() else None,
             batch_size=plan.batch_size,
             options={
-                "trainer": str(content.get("trainer_name", "")),
+                "trainer": str(first.get("trainer_name", "")),
                 "configuration": configuration,
-                "fold": fold,
-                "checkpoint": file.name,
-                "checkpoint_sha256": sha256(file),
-                "epochs": content.get("current_epoch"),
+                "folds": [file.parent.name.removeprefix("fold_") for file in files],
+                "checkpoint": files[0].name,
+                "checkpoint_sha256": [sha256(file) for file in files],
+                "epochs": first.get("current_epoch"),
             },
         ),
-        metrics=_validation(file.parent / "validation" / "summary.json", label_set),
+        metrics=_validation([file.parent / "validation" / "summary.json" for file in files], label_set),
         licences=Licences(weights=f"as the training data: {licence}" if licence else "", attribution=_source(dataset)),
     )
-    return NnunetModel(plan, label_set, card, _network_weights(file, content))
+    return NnunetModel(plan, label_set, card, tuple(weights))
 
 
-def find_results_folder(path: Path) -> Path:
-    """The folder with ``plans.json`` and ``dataset.json``: ``path`` or its only such child.
-
-    Raises:
-        InputError: There is none, or more than one.
-    """
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder. Give nnU-Net's results folder, which holds plans.json.")
-    if _is_results(path):
-        return path
-    children = sorted(child for child in path.iterdir() if child.is_dir() and _is_results(child))
-    if len(children) == 1:
-        return children[0]
-    if children:
-        names = ", ".join(child.name for child in children)
-        raise InputError(f"{path} holds several results folders: {names}. Give one of them.")
-    raise InputError(
-        f"{path} is not a results folder of nnU-Net v2: it lacks plans.json or dataset.json. Give the folder "
-        "called like nnUNetTrainer__nnUNetPlans__3d_fullres."
-    )
+def _configuration(folder: Path, content: Mapping[str, Any]) -> str:
+    return str(_init_args(content).get("configuration") or folder.name.rpartition("__")[2])
 
 
-def _is_results(folder: Path) -> bool:
-    return (folder / "plans.json").is_file() and (folder / "dataset.json").is_file()
+def _init_args(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the trainer was made with: plans, configuration, fold, dataset_json."""
+    arguments = content.get("init_args")
+    return arguments if isinstance(arguments, Mapping) else {}
 
 
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is not what nnU-Net writes. Restore it.")
-    return value
+def _require_same_dataset(file: Path, content: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """The network's outputs and inputs are only known by their order: their names must be those of its training."""
+    trained = _init_args(content).get("dataset_json")
+    if not isinstance(trained, Mapping):
+        return
+    for key in ("labels", "regions_class_order", "channel_names"):
+        # As text, since the order counts too: that of regions is the order of the network's outputs.
+        here, there = json.dumps(dataset.get(key)), json.dumps(trained.get(key))
+        if key in trained and here != there:
+            raise DatasetError(
+                f"The {key} in dataset.json are {here}, in {file} {there}. Restore the dataset.json of that training."
+            )
 
 
-def _checkpoint_file(folder: Path, fold: str, checkpoint: str) -> Path:
-    chosen = folder / f"fold_{fold}"
-    if not chosen.is_dir():
-        found = ", ".join(sorted(child.name[5:] for child in folder.glob("fold_*") if child.is_dir())) or "none"
-        raise InputError(f"{folder} has no fold {fold}. It has: {found}. Choose with --fold.")
-    file = chosen / f"checkpoint_{checkpoint}.pth"
-    if not file.is_file():
-        found = ", ".join(sorted(other.name for other in chosen.glob("checkpoint_*.pth"))) or "none"
-        raise InputError(
-            f"{chosen} has no {file.name}. It has: {found}. Choose with --checkpoint, or finish the training."
-        )
-    return file
+def _orientation(plans: Mapping[str, Any], told: str | None) -> str | None:
+    """Where volumes are brought first: by the plan's reader, or by what the user knows of the training images."""
+    reader = plans.get("image_reader_writer", "SimpleITKIO")
+    if reader not in _READERS:
+        if told is None:
+            raise PlanError(
+                f"The plan reads images by {reader!r}, somebody's own code, so it is not known in which axes the "
+                "network sees them. If all were brought to one orientation, say which (--orientation RAS)."
+            )
+        return told
+    brought = _READERS[reader]
+    if brought is not None and told not in (None, brought):
+        raise PlanError(f"The plan's reader brings images to {brought}, not to {told}. Leave --orientation away.")
+    return brought or told
 
 
 def _network_weights(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -167,8 +187,7 @@ def _network_weights(file: Path, content: Mapping[str, Any]) -> dict[str, torch.
     weights = content.get("network_weights")
     if not isinstance(weights, Mapping) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise PackageError(f"The checkpoint {file} is not one of nnU-Net v2: it has no 'network_weights'.")
-    # What torch.compile and DistributedDataParallel put before the names.
-    return {re.sub(r"^(?:module\.|_orig_mod\.)+", "", str(key)): tensor for key, tensor in weights.items()}
+    return unwrapped(weights)
 
 
 def _channels(dataset: Mapping[str, Any], plan: Plan) -> tuple[ChannelInfo, ...]:
@@ -191,24 +210,20 @@ def _source(dataset: Mapping[str, Any]) -> str:
     return ". ".join(str(part) for part in parts if part)
 
 
-def _validation(path: Path, label_set: LabelSet) -> dict[str, Any]:
-    """Mean Dice by nnU-Net's own validation of the fold, where it was run."""
-    try:
-        mean = json.loads(path.read_text(encoding="utf-8"))["mean"]
-        # nnU-Net names a label by its value and a region by its values, "(1, 2)".
-        keys = {
-            segment.name: str(segment.region) if label_set.has_regions else str(segment.value)
-            for segment in label_set.segments
-        }
-        return {"dice_of_nnunet_validation": {name: float(mean[key]["Dice"]) for name, key in keys.items()}}
-    except (OSError, ValueError, KeyError, TypeError):
+def _validation(paths: Sequence[Path], label_set: LabelSet) -> dict[str, Any]:
+    """Dice by nnU-Net's own validation of the folds, where it was run: the mean over cases, then over folds."""
+    # nnU-Net names a label by its value and a region by its values, "(1, 2)".
+    keys = {
+        segment.name: str(segment.region) if label_set.has_regions else str(segment.value)
+        for segment in label_set.segments
+    }
+    folds = []
+    for path in paths:
+        try:
+            mean = json.loads(path.read_text(encoding="utf-8"))["mean"]
+            folds.append({name: float(mean[key]["Dice"]) for name, key in keys.items()})
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    if not folds:
         return {}
-
-
-def _model_name(output: Path) -> str:
-    name = output.name
-    if name.lower().endswith(PACKAGE_SUFFIX):
-        name = name[: -len(PACKAGE_SUFFIX)]
-    elif output.suffix.lower() == ".zip":
-        name = output.stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:80] or "teacher"
+    return {"dice_of_nnunet_validation": {name: sum(fold[name] for fold in folds) / len(folds) for name in keys}}

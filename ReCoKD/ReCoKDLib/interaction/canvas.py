@@ -20,7 +20,8 @@ from .evidence import Evidence
 Array = npt.NDArray[Any]
 Slices = tuple[slice, slice, slice]
 
-MAX_WINDOW_VOXELS = 300_000
+MAX_WINDOW_VOXELS = 150_000
+_BESIDE_MM = 10.0  # how far away the neighbours of a segment are looked for
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,31 @@ class Placed:
         correction: As the user made it.
         voxels: (n, 3) indices (k, j, i) that it speaks of.
         allowed: (values,) which values they may have.
-        low: (3,) first voxel of its window.
-        high: (3,) one after its last.
+        window: The only voxels that it may change or look at.
     """
 
     correction: Correction
     voxels: Array
     allowed: Array
-    low: Array
-    high: Array
+    window: Slices
 
     @property
-    def window(self) -> Slices:
-        """The only voxels that it may change or look at."""
-        a, b, c = (slice(int(lo), int(hi)) for lo, hi in zip(self.low, self.high, strict=True))
-        return a, b, c
+    def low(self) -> Array:
+        """(3,) first voxel of the window."""
+        return np.array([part.start for part in self.window])
 
-    def overlaps(self, other: Placed) -> bool:
-        """Whether the windows have a voxel in common."""
-        return bool((self.low < other.high).all() and (other.low < self.high).all())
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """First voxels of the window, then one after the last."""
+        return (*(part.start for part in self.window), *(part.stop for part in self.window))
+
+
+def overlapping(placed: Placed, others: Sequence[Placed]) -> Array:
+    """(others,) whose windows have a voxel in common with this one's."""
+    limits = np.array([other.limits for other in others], dtype=np.intp).reshape(len(others), 6)
+    own = np.array(placed.limits)
+    shared: Array = np.all((limits[:, :3] < own[3:]) & (own[:3] < limits[:, 3:]), axis=1)
+    return shared
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Applied:
 
     Attributes:
         placed: The correction.
-        changed: (n,) flat indices of the voxels that it changed.
+        changed: (3, n) indices (k, j, i) of the voxels that it changed.
         before: (n,) their values before.
         support: (n,) how strongly it spoke for the values they have now, in log-odds; a later correction must be
             stronger to change them.
@@ -121,11 +128,13 @@ class Canvas:
         while (extent := np.prod(last - first + 1 + 2 * margin)) > MAX_WINDOW_VOXELS and margin.max() > 2:
             margin = np.maximum(2, (margin * min(0.95, (MAX_WINDOW_VOXELS / extent) ** (1 / 3))).astype(int))
         low, high = np.maximum(first - margin, 0), np.minimum(last + margin + 1, self.volume.shape)
-        return Placed(correction, voxels, allowed, low, high)
+        a, b, c = (slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
+        return Placed(correction, voxels, allowed, (a, b, c))
 
     def apply(self, placed: Placed, earlier: Sequence[Applied]) -> Applied:
         """Change the labels by one correction, given all that were made before it, in their order."""
-        near = [other for other in earlier if placed.overlaps(other.placed)]
+        shared = overlapping(placed, [other.placed for other in earlier])
+        near = [earlier[index] for index in np.flatnonzero(shared).tolist()]
         window = placed.window
         codes = self._code[self.array[window]]
         seeds = placed.voxels - placed.low
@@ -141,9 +150,8 @@ class Canvas:
         seeds = seeds[wrong]
         targets = np.zeros(codes.shape, dtype=np.int16)
         targets[index] = possible.target
-        # One mistake is one label in place of another: where a third one would come or go, voxels stay.
         at = tuple(seeds.T)
-        gain[~(np.isin(codes, codes[at]) & np.isin(targets, targets[at]))] = -np.inf
+        gain[~np.isin(targets, targets[at])] = -np.inf
         support = self.corrector.support(
             Window(
                 image=self.volume.array[(slice(None), *window)],
@@ -159,14 +167,13 @@ class Canvas:
         flips = _connected(flips, seeds)
         local = np.nonzero(flips)
         whole = tuple(axis + start for axis, start in zip(local, placed.low, strict=True))
-        changed = np.ravel_multi_index(whole, self.array.shape)
         before = self.array[whole]
         self.array[whole] = self.evidence.values[targets[local]]
-        return Applied(placed, changed, before, support[local])
+        return Applied(placed, np.array(whole), before, support[local])
 
     def take_back(self, applied: Applied) -> None:
         """Undo the last correction in a window."""
-        self.array.reshape(-1)[applied.changed] = applied.before
+        self.array[tuple(applied.changed)] = applied.before
 
     def _possible(self, placed: Placed, near: Sequence[Applied], codes: Array) -> _Possible:
         """Which voxels of the window may change, to which value, and how probable that is."""
@@ -174,6 +181,8 @@ class Canvas:
         may = self.evidence.keeping(correction.locked) & placed.allowed[None]  # (from, to)
         may[placed.allowed] = False  # those that fit already
         may = np.concatenate([np.asarray(may), np.zeros_like(may[:1])])  # code -1: a value that is not ours
+        # One mistake is one label in place of another: voxels that have a third label stay.
+        may[~np.isin(np.arange(len(may)), codes[tuple((placed.voxels - placed.low).T)])] = False
         candidates: Array = np.any(may, axis=1)[codes]
         if correction.box is not None:
             candidates &= _in_box(correction.box, self.volume, placed)
@@ -183,6 +192,8 @@ class Canvas:
         if not len(targets):
             empty = np.zeros(0)
             return _Possible((empty.astype(int),) * 3, empty, empty)
+        if not correction.inside:
+            targets = self._beside(placed, codes, targets)
         choice = may[present][:, targets].T  # (targets, n)
         rows, promised = self._promised(placed, near, codes.shape)
         if len(rows):
@@ -202,6 +213,25 @@ class Canvas:
             spots = (place[0][those], place[1][those], place[2][those])
             gain[those] -= self.evidence.log_probability(np.array([code]), spots, present[those])[0]
         return _Possible(where, targets[best], gain)
+
+    def _beside(self, placed: Placed, codes: Array, targets: Array) -> Array:
+        """Of the values that may take a segment's place, background and those next to the correction.
+
+        Else the next most probable label could become an island in the middle of nowhere.
+        """
+        from scipy.ndimage import distance_transform_edt
+
+        local = placed.voxels - placed.low
+        margin = np.ceil(_BESIDE_MM / np.array(self.volume.spacing)).astype(int)
+        low, high = np.maximum(local.min(axis=0) - margin, 0), local.max(axis=0) + margin + 1
+        around = codes[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+        away = np.ones(around.shape, dtype=bool)
+        away[tuple((local - low).T)] = False
+        distance = distance_transform_edt(away, sampling=self.volume.spacing)
+        fits = np.append(placed.allowed, False)[around]
+        near = fits & (distance <= distance[fits].min(initial=np.inf) + 1.5 * max(self.volume.spacing))
+        chosen: Array = targets[np.isin(targets, [0, *np.unique(around[near])])]
+        return chosen if len(chosen) else targets
 
     def _promised(self, placed: Placed, near: Sequence[Applied], shape: tuple[int, ...]) -> tuple[Array, Array]:
         """The voxels of the window that corrections speak of and the values left to them; the later wins.
@@ -226,8 +256,9 @@ class Canvas:
     def _held(self, near: Sequence[Applied], placed: Placed, shape: tuple[int, ...]) -> Array:
         """How strongly earlier corrections speak for the values that the window's voxels have."""
         held = np.zeros(shape, dtype=np.float32)
+        low = placed.low[:, None]
         for other in near:
-            local = np.array(np.unravel_index(other.changed, self.array.shape)) - placed.low[:, None]
+            local = other.changed - low
             fits = ((local >= 0) & (local < np.array(shape)[:, None])).all(axis=0)
             held[tuple(local[:, fits])] = other.support[fits]
         return held
@@ -260,7 +291,7 @@ def _in_box(box: Box, volume: Volume, placed: Placed) -> Array:
 
 def _nothing(placed: Placed, refused: str) -> Applied:
     none = np.zeros(0, dtype=np.intp)
-    return Applied(placed, none, none, none, refused)
+    return Applied(placed, np.zeros((3, 0), dtype=np.intp), none, none, refused)
 
 
 def _connected(flips: Array, seeds: Array) -> Array:

@@ -192,7 +192,7 @@ def voxels_of(correction: Correction, volume: Volume) -> Array:
     found = [np.clip(np.floor(_walk(kji) + 0.5).astype(np.intp), 0, last)]
     to_mm = volume.ijk_to_ras[:3, :3][:, ::-1]  # of (k, j, i) offsets
     # The voxel box around a ball of this radius, whatever the angles between the axes.
-    reach = correction.radius_mm * np.linalg.norm(np.linalg.inv(to_mm), axis=1)
+    reach = correction.radius_mm * np.linalg.norm(np.linalg.inv(to_mm), axis=1) + _ON_THE_BORDER
     for start, end in zip(kji, kji[1:] if len(kji) > 1 else kji, strict=False):
         low = np.clip(np.ceil(np.minimum(start, end) - reach), 0, last).astype(int)
         high = np.clip(np.floor(np.maximum(start, end) + reach), 0, last).astype(int)

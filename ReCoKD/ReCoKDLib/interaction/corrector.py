@@ -52,14 +52,14 @@ class Corrector(Protocol):
 
 
 @dataclass(frozen=True)
-class EdgeAware:
+class BorderLayer:
     """Moves the present border towards the correction, as far as the student's probabilities let it.
 
-    The correction is an observation of the log-odds at its voxels. Like the mean of a Gaussian process, it speaks for its
-    surroundings with a Gaussian of the distance, and only for the layer of voxels that are no further from the border
-    than itself: errors are shells, and a user who clicks in the middle of one says how thick it is. The border between
-    two structures is often a convention rather than an edge, and moves on a wider front. What the student itself would
-    have labelled so changes with it.
+    The correction is an observation of the log-odds at its voxels. Like the mean of a Gaussian process, it speaks for
+    its surroundings with a Gaussian of the distance, and only for the layer of voxels that are no further from the
+    border than itself: errors are shells, and a user who clicks in the middle of one says how thick it is. The border
+    between two structures is often a convention rather than an edge, and moves on a wider front. What the student
+    itself would have labelled so changes with it.
 
     The values were measured with ``Testing/benchmarks/clicks.py`` on training cases.
 
@@ -67,7 +67,7 @@ class EdgeAware:
         reach_mm: No voxel further away changes.
         sigma_mm: Width of the Gaussian to and from background; at least 1.5 voxels.
         sigma_between_mm: Width between two structures.
-        margin: Log-odds of the asked-for label at the correction itself, afterwards.
+        margin: Log-odds of the asked-for label at the correction, afterwards, if it has not more from the student.
         beyond: Log-odds lost for each mm that a voxel is further from the border than the correction.
     """
 
@@ -89,7 +89,7 @@ class EdgeAware:
         distance = distance_transform_edt(away, sampling=window.spacing)
         least = max(self.sigma_mm, 1.5 * max(window.spacing))
         sigma = np.where(window.between[near], max(least, self.sigma_between_mm), least)
-        strength = max(0.0, -float(np.median(gain[at]))) + self.margin
+        strength = max(0.0, self.margin - float(np.median(gain[at])))
         push = strength * np.exp(-0.5 * (distance / sigma) ** 2)
         fits = window.fits[near]
         if fits.any():

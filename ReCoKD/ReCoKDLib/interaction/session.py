@@ -10,9 +10,9 @@ import numpy as np
 from ..errors import InputError
 from ..labels import LabelSet
 from ..volume import Volume
-from .canvas import Applied, Canvas, Placed, Slices, require_effect
+from .canvas import Applied, Canvas, Placed, Slices, overlapping, require_effect
 from .corrections import Box, Correction
-from .corrector import Corrector, EdgeAware
+from .corrector import BorderLayer, Corrector
 from .refine import limited
 
 
@@ -59,7 +59,7 @@ class RefineSession:
         corrector: Corrector | None = None,
         state: State | None = None,
     ) -> None:
-        self._canvas = Canvas(volume, labels, label_set, probabilities, corrector or EdgeAware())
+        self._canvas = Canvas(volume, labels, label_set, probabilities, corrector or BorderLayer())
         self._labels = labels.with_array(self._canvas.array[None])
         self._done: list[Applied] = []
         self._states = [State()]
@@ -228,10 +228,10 @@ class RefineSession:
     def _touched(self, before: Sequence[Applied], after: Sequence[Applied]) -> Slices | None:
         """A box with every voxel that a step may have changed."""
         same = {id(applied) for applied in before} & {id(applied) for applied in after}
-        voxels = [a.changed for a in (*before, *after) if id(a) not in same and len(a.changed)]
+        voxels = [a.changed for a in (*before, *after) if id(a) not in same and a.changed.size]
         if not voxels:
             return None
-        places = np.array(np.unravel_index(np.concatenate(voxels), self._canvas.array.shape))
+        places = np.concatenate(voxels, axis=1)
         a, b, c = (slice(int(lo), int(hi) + 1) for lo, hi in zip(places.min(1), places.max(1), strict=True))
         return a, b, c
 
@@ -239,10 +239,10 @@ class RefineSession:
 def _common(one: Sequence[Correction], other: Sequence[Correction]) -> int:
     """How many they have in common at the beginning."""
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
+        if a is not b and a != b:
             return index
     return min(len(one), len(other))
 
 
 def _reaches(reached: Sequence[Placed], placed: Placed) -> bool:
-    return any(placed.overlaps(other) for other in reached)
+    return bool(overlapping(placed, reached).any())

@@ -56,9 +56,9 @@ def context_difference(sums: PairSums, student_addition: Tensor, teacher_additio
     return (sums.square + 2 * d * sums.difference + d.square()).mean()
 
 
-def affinity_grid(shape: Sequence[int]) -> tuple[int, ...]:
-    """g = 4 tokens along each axis, capped by the stage."""
-    return tuple(min(AFFINITY_GRID, n) for n in shape)
+def affinity_grid(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """g = 4 tokens along each axis, capped by the stage; by the coarser one where the two sides' grids differ."""
+    return tuple(min(AFFINITY_GRID, *sizes) for sizes in zip(*shapes, strict=True))
 
 
 def affinity(features: Tensor, grid: Sequence[int]) -> Tensor:
@@ -85,17 +85,17 @@ def affinity_difference(
 ) -> Tensor:
     """KL between the affinities of a level, and of P_k P_{k+1} where there is a next level [ours].
 
-    Features (B, C, D, H, W); the widths of student and teacher may differ. Two levels are compared on the
+    Features (B, C, D, H, W); the widths and grids of student and teacher may differ. Two levels are compared on the
     coarser one's grid, should the cap make their grids differ.
     """
-    grid = affinity_grid(student.shape[2:])
+    grid = affinity_grid(student.shape[2:], teacher.shape[2:])
     if _tokens(grid) < 2:
         return student.sum() * 0
     ours, theirs = affinity(student, grid), affinity(teacher, grid)
     loss = row_divergence(theirs, ours)
     if student_next is None or teacher_next is None:
         return loss
-    common = affinity_grid(student_next.shape[2:])
+    common = affinity_grid(grid, student_next.shape[2:], teacher_next.shape[2:])
     if _tokens(common) < 2:
         return loss
     if common != grid:

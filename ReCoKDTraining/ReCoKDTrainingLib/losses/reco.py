@@ -21,7 +21,7 @@ from ReCoKDLib.labels import LabelSet
 from .base import DistillationLoss, NetworkOutputs, full_precision
 from .context import GcBlock, affinity_difference, context_difference
 from .pairs import Magnitudes, PairSums, chunk_length, magnitudes, pair_sums
-from .reduction import mean_over_present
+from .reduction import mean_over_present, mean_over_processes
 from .regions import RegionWeights, class_masks, region_weights
 from .registry import LossSetting, read_options, register
 
@@ -240,7 +240,8 @@ class ReCoLoss(DistillationLoss):
             return value
         place = self.running_mean[k, TERMS.index(name)]
         with torch.no_grad():
-            mean = torch.where(place.isnan(), value, EMA_DECAY * place + (1 - EMA_DECAY) * value)
+            seen = mean_over_processes(value)  # or each process would divide by a mean of its own
+            mean = torch.where(place.isnan(), seen, EMA_DECAY * place + (1 - EMA_DECAY) * seen)
             if self.training:
                 place.copy_(mean)
         return value / mean.clamp_min(EMA_FLOOR)

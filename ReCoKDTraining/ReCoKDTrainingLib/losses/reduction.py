@@ -45,6 +45,16 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return result
 
 
+@torch.no_grad()
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The average of a value of each process, without gradient; the value itself where there is one process."""
+    if not several_processes():
+        return value.detach()
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
 def mean_over_present(total: Tensor, count: Tensor) -> Tensor:
     """``total / count`` over all processes; 0 (and still part of the graph) where nothing is present.
 

@@ -18,7 +18,8 @@ class LossSetting:
     """What a loss may depend on besides its options.
 
     Attributes:
-        teacher_channels: channels of the teacher's encoder stages, full resolution first, bottleneck last.
+        teacher_channels: channels of the teacher's encoder stages that are paired with the student's, in the
+            student's order: full resolution first, bottleneck last.
         student_channels: the same of the student.
         label_set: what the labels and the heads mean.
     """
@@ -60,7 +61,7 @@ def build_loss(
     """Build the loss ``name``.
 
     Raises:
-        ReCoKDError: unknown name, unknown or bad option, or encoders with different numbers of stages.
+        ReCoKDError: unknown name, unknown or bad option, or stages that are not paired.
     """
     if name not in _BUILDERS:
         raise ReCoKDError(
@@ -68,8 +69,8 @@ def build_loss(
         )
     if len(teacher_channels) != len(student_channels):
         raise ReCoKDError(
-            f"The teacher's encoder has {len(teacher_channels)} stages and the student's "
-            f"{len(student_channels)}. Both must have the same plan but for their widths."
+            f"A loss needs one stage of the teacher for each of the student's; it got {len(teacher_channels)} and "
+            f"{len(student_channels)}. Pair them first (recorders.pair_stages)."
         )
     setting = LossSetting(tuple(teacher_channels), tuple(student_channels), label_set)
     return _BUILDERS[name](setting, options or {})
