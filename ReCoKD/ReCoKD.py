@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
@@ -22,8 +23,9 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from ReCoKDLib.errors import Cancelled, ReCoKDError
-from ReCoKDLib.students import StudentEntry, list_students, shipped_folder
+from ReCoKDLib.errors import Cancelled, InputError, ReCoKDError
+from ReCoKDLib.samples import case_name, sample_cases, samples_for
+from ReCoKDLib.students import list_students
 
 # Nothing but numpy is loaded with this file: torch and the rest come with the first Apply.
 
@@ -60,7 +62,7 @@ def registerSampleData() -> None:
         logic.registerCustomSampleDataCategory(SAMPLE_CATEGORY, title=_("ReCoKD"))
     icon = Path(__file__).parent / "Resources" / "Icons" / "ReCoKD.png"
     for path in sampleCases():
-        name = path.name.removesuffix(".nii.gz").removesuffix("_0000")
+        name = case_name(path)
         logic.registerCustomSampleDataSource(
             category=SAMPLE_CATEGORY,
             sampleName=name,
@@ -75,7 +77,7 @@ def registerSampleData() -> None:
 
 def sampleCases() -> list[Path]:
     """The sample images that come with the students."""
-    return sorted((shipped_folder() / "SampleCases").glob("*_0000.nii.gz"))
+    return sample_cases()
 
 
 @parameterNodeWrapper
@@ -83,79 +85,93 @@ class ReCoKDParameterNode:
     """What the user chose; it is kept in the scene.
 
     Attributes:
-        inputVolume: The volume to segment.
+        inputVolume: The volume to segment; of several channels the first.
+        roi: Segment only the inside of this box; None for the whole volume.
         student: Name of the student.
         outputSegmentation: Where the segments go; None for a new segmentation.
         showIn3D: Whether to make surfaces.
+        mirroring: Whether to average over mirror images.
+        segment: Id of the segment that clicks speak of.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
+    roi: vtkMRMLMarkupsROINode
     student: str = ""
     outputSegmentation: vtkMRMLSegmentationNode
     showIn3D: bool = True
+    mirroring: bool = False
+    segment: str = ""
 
 
 class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: ignore[misc]
-    """The module's panel."""
+    """The module's panel: Slicer's calls go to :class:`ReCoKDLib.widgets.panel.Panel`, which has the sections."""
 
     def __init__(self, parent: Any = None) -> None:
         self.logic: ReCoKDLogic | None = None
+        self.panel: Any = None
         self._parameterNode: Any = None
         self._parameterNodeGuiTag: Any = None
-        self._students: tuple[StudentEntry, ...] = ()
-        self._task: Any = None
-        self._fillingStudents = False
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
     def setup(self) -> None:
-        """Build the panel from its .ui file; called when the module is opened for the first time."""
+        """Build the panel from its .ui files, one for each section; called when the module is opened first."""
         ScriptedLoadableModuleWidget.setup(self)
+        from ReCoKDLib.widgets.panel import SECTIONS, Panel
+        from ReCoKDLib.widgets.settings import Settings
+
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ReCoKD.ui"))
         self.layout.addWidget(uiWidget)
+        page = slicer.util.childWidgetVariables(uiWidget).segmentPage.layout()
+        parts = [slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui")) for name in SECTIONS]
+        for part in parts:
+            page.addWidget(part)
+        page.addStretch(1)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+        for part in (uiWidget, *parts):
+            part.setMRMLScene(slicer.mrmlScene)
         self.logic = ReCoKDLogic()
-
+        self.panel = Panel(
+            self.ui,
+            self.logic,
+            Settings(slicer.app.userSettings()),
+            Path(self.resourcePath("Icons")),
+            report=self.reportErrors,
+            confirm=lambda question: slicer.util.confirmYesNoDisplay(question, windowTitle="ReCoKD"),
+            main_window=slicer.util.mainWindow,
+        )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.ui.studentComboBox.connect("currentIndexChanged(int)", self.onStudentChanged)
-        self.ui.refreshButton.connect("clicked(bool)", self.onRefreshButton)
-        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
-
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
         self.initializeParameterNode()
-        self.onRefreshButton()
+        self.panel.student.refresh()
 
     def cleanup(self) -> None:
         """Called when the application closes or the module is reloaded; the panel's widgets may be going already."""
-        if self._task:
-            self._task.abandon()
-            self._task = None
+        if self.panel:
+            self.panel.cleanup()
         self.removeObservers()
 
     def enter(self) -> None:
         """Called each time the user opens this module."""
         self.initializeParameterNode()
+        self.panel.entered()
 
     def exit(self) -> None:
         """Called each time the user opens another module; a run goes on."""
-        if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self._parameterNodeGuiTag = None
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateFromParameterNode)
-            self._parameterNode = None
+        self.panel.left()
+        self.setParameterNode(None)
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         """Forget the scene's nodes, and a run whose volume goes away."""
-        self._abandonTask()
-        self._showStatus("")
+        self.panel.scene_closing()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
-        """Begin anew when the module is still in view."""
+        """Begin anew, after a scene was closed or read, when the module is still in view."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+            self.panel.student.refresh()
 
     def initializeParameterNode(self) -> None:
         """Connect the scene's parameter node, with the first volume where none was chosen yet."""
@@ -175,154 +191,33 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._updateFromParameterNode)
-        self._updateFromParameterNode()
+        self.panel.set_parameters(parameterNode)
 
-    # Students
+    def reportErrors(self, action: Callable[[], None], wait: bool = False) -> bool:
+        """Run something; what the user can act on is shown as it is said, anything else with its details.
 
-    def onRefreshButton(self, checked: bool = False) -> None:
-        """Look for students again; the chosen one stays chosen."""
-        self._students = list_students()
-        self._fillingStudents = True
-        try:
-            self.ui.studentComboBox.clear()
-            for entry in self._students:
-                self.ui.studentComboBox.addItem(entry.name)
-        finally:
-            self._fillingStudents = False
-        if self._parameterNode and not self._parameterNode.student:
-            usable = [entry.name for entry in self._students if entry.package is not None]
-            self._parameterNode.student = usable[0] if usable else ""
-        self._updateFromParameterNode()
+        Args:
+            action: What to run.
+            wait: Show the cursor of a busy program meanwhile.
 
-    def onStudentChanged(self, index: int) -> None:
-        """Keep the student that the user chose."""
-        # Combo boxes of changing contents cannot be connected by SlicerParameterName.
-        if not self._fillingStudents and self._parameterNode and 0 <= index < len(self._students):
-            self._parameterNode.student = self._students[index].name
-
-    def _student(self) -> StudentEntry | None:
-        chosen = self._parameterNode.student if self._parameterNode else ""
-        return next((entry for entry in self._students if entry.name == chosen), None)
-
-    # Running
-
-    def onApplyButton(self, checked: bool = False) -> None:
-        """Segment the chosen volume in the background."""
-        # A package may have changed on the disk since the list was made.
-        self._students = list_students()
-        entry = self._student()
-        volumeNode, segmentationNode = self._parameterNode.inputVolume, self._parameterNode.outputSegmentation
-
-        def begin() -> None:
-            assert self.logic is not None
-            self.logic.ensureDependencies()
-            work = self.logic.segmentLater(volumeNode, entry.package if entry else self._parameterNode.student)
-            self._startTask(work, volumeNode, segmentationNode)
-
-        self._reportErrors(begin)
-
-    def onCancelButton(self, checked: bool = False) -> None:
-        """Stop the run at the next tile."""
-        if self._task:
-            self._showStatus(_("Cancelling..."))
-            self.ui.cancelButton.enabled = False
-            self._task.cancel()
-
-    def _startTask(self, work: Callable[..., Any], volumeNode: Any, segmentationNode: Any) -> None:
-        from ReCoKDLib.widgets.background import BackgroundTask
-
-        self._task = BackgroundTask(
-            work,
-            on_progress=self._onProgress,
-            on_done=lambda result: self._onDone(result, volumeNode, segmentationNode),
-            on_failed=self._onFailed,
-        )
-        self.ui.progressBar.setRange(0, 0)  # busy, until the first tile is done
-        self.ui.progressBar.visible = True
-        self._showStatus(_("Loading the student..."))
-        self._updateFromParameterNode()
-        self._task.start()
-
-    def _onProgress(self, fraction: float) -> None:
-        self.ui.progressBar.setRange(0, 100)
-        self.ui.progressBar.setValue(round(100 * fraction))
-        self._showStatus(_("Segmenting..."))
-
-    def _onDone(self, result: Any, volumeNode: Any, segmentationNode: Any) -> None:
-        self._taskEnded()
-
-        def show() -> None:
-            assert self.logic is not None
-            node = self.logic.showResult(result, volumeNode, segmentationNode)
-            # Of the logic: the panel has none while another module is open.
-            parameterNode = self.logic.getParameterNode()
-            parameterNode.outputSegmentation = node
-            if parameterNode.showIn3D:
-                node.CreateClosedSurfaceRepresentation()
-            self._showStatus("\n".join((self.logic.summary(result), *result.warnings)))
-
-        self._reportErrors(show)
-
-    def _onFailed(self, error: BaseException) -> None:
-        self._taskEnded()
-
-        def fail() -> None:
-            raise error
-
-        self._reportErrors(fail)
-
-    def _taskEnded(self) -> None:
-        self._task = None
-        self.ui.progressBar.visible = False
-        self._showStatus("")
-        self._updateFromParameterNode()
-
-    def _abandonTask(self) -> None:
-        if self._task:
-            self._task.abandon()
-            self._taskEnded()
-
-    def _reportErrors(self, action: Callable[[], None]) -> None:
-        """Run something; what the user can act on is shown as it is said, anything else with its details."""
-        with slicer.util.tryWithErrorDisplay(_("The volume could not be segmented."), waitCursor=True):
+        Returns:
+            Whether it came to its end.
+        """
+        with slicer.util.tryWithErrorDisplay(_("Something went wrong in ReCoKD."), waitCursor=wait):
             try:
                 action()
-                return
+                return True
             except Cancelled as cancelled:
-                self._showStatus(str(cancelled))
-                return
+                self.panel.segment.show_status(str(cancelled))
+                return False
             except ReCoKDError as error:
                 message = str(error)
-        self._showStatus(message)
-        slicer.util.errorDisplay(message, windowTitle=_("ReCoKD"))
-
-    # What the panel shows
-
-    def _showStatus(self, text: str) -> None:
-        self.ui.statusLabel.text = text
+        self.panel.segment.show_status(message)
+        slicer.util.errorDisplay(message, windowTitle="ReCoKD")
+        return False
 
     def _updateFromParameterNode(self, caller: Any = None, event: Any = None) -> None:
-        """Bring combo box, card and buttons in line with the parameter node."""
-        entry = self._student()
-        names = [student.name for student in self._students]
-        self._fillingStudents = True
-        try:
-            self.ui.studentComboBox.setCurrentIndex(names.index(entry.name) if entry else -1)
-        finally:
-            self._fillingStudents = False
-        assert self.logic is not None
-        chosen = self._parameterNode.student if self._parameterNode else ""
-        self.ui.cardLabel.text = self.logic.describeStudent(entry, chosen)
-        problem = ""
-        if self._task:
-            problem = _("A run is under way")
-        elif not self._parameterNode or not self._parameterNode.inputVolume:
-            problem = _("Choose the volume to segment")
-        elif entry is None or entry.package is None:
-            problem = _("Choose a student that can be used")
-        self.ui.applyButton.enabled = not problem
-        self.ui.applyButton.toolTip = problem or _("Segment the volume with the student")
-        self.ui.cancelButton.enabled = self._task is not None
+        self.panel.update()
 
 
 class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
@@ -361,6 +256,7 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self._live: Any = None
+        self._lastRun: Any = None
 
     def getParameterNode(self) -> Any:
         """The scene's parameter node, with typed access."""
@@ -421,8 +317,8 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         )
         return self.showResult(work(progress, cancelled), _first(volumeNode), segmentationNode, locked)
 
-    def segmentLater(self, volumeNode: Any, student: Any, *, roiNode: Any = None, **options: Any) -> Callable[..., Any]:
-        """Copy the voxels now; the function returned needs nothing of the scene and may run in a thread.
+    def segmentLater(self, volumeNode: Any, student: Any, *, roiNode: Any = None, **options: Any) -> Any:
+        """Copy the voxels now; what is returned needs nothing of the scene and may run in a thread or a process.
 
         Args:
             volumeNode: As in :meth:`segment`.
@@ -431,7 +327,7 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
             **options: Further arguments of ``ReCoKDLib.segment.segment``.
 
         Returns:
-            A function of ``progress`` and ``cancelled`` that gives a ``ReCoKDLib.mrml.results.NodeResult``.
+            A ``ReCoKDLib.mrml.results.Run``: called with ``progress`` and ``cancelled`` it gives a ``NodeResult``.
         """
         from ReCoKDLib.mrml.results import prepare_run
 
@@ -594,20 +490,72 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         text: str = _("{found} ({seconds:.1f} s)").format(found=found or _("Nothing was found"), seconds=result.seconds)
         return text
 
-    def describeStudent(self, entry: StudentEntry | None, chosen: str = "") -> str:
-        """The student's card in a few words for the panel."""
-        if entry is None:
-            return str(_("The student {name} is not here.").format(name=chosen) if chosen else _("Choose a student."))
-        if entry.package is None:
-            return str(_("This student cannot be used. {problem}").format(problem=entry.problem))
-        card = entry.package.card
-        lines = [
-            card.description,
-            _("Finds: {names}").format(names=", ".join(s.name for s in entry.package.label_set.segments)),
-            _("Input: {names}").format(names=", ".join(channel.name for channel in card.channels)),
-            card.intended_use,
-        ]
-        return "\n".join(line for line in lines if line)
+    # For the panel
+
+    def furtherVolume(self, channel: int) -> Any:
+        """The volume node that was chosen for a channel after the first; None if none was."""
+        return super().getParameterNode().GetNodeReference(f"channel{channel}")
+
+    def setFurtherVolume(self, channel: int, volumeNode: Any) -> None:
+        """Choose the volume node of a channel after the first; None for none."""
+        nodeId = volumeNode.GetID() if volumeNode is not None else None
+        super().getParameterNode().SetNodeReferenceID(f"channel{channel}", nodeId)
+
+    def structures(self) -> list[str]:
+        """Names of the only structures to segment; empty for all."""
+        found = json.loads(super().getParameterNode().GetParameter("structures") or "[]")
+        return [str(name) for name in found]
+
+    def setStructures(self, names: Sequence[str]) -> None:
+        """Choose the only structures to segment; none for all."""
+        super().getParameterNode().SetParameter("structures", json.dumps(list(names)))
+
+    def openSample(self, card: Any) -> list[Any]:
+        """Load a case that fits a student's card; returns its volume nodes, one for each channel.
+
+        Raises:
+            InputError: None came with ReCoKD.
+        """
+        cases = samples_for(card)
+        if not cases:
+            raise InputError(_("No sample data for {name} came with ReCoKD.").format(name=card.name))
+        return [slicer.util.loadVolume(str(path), properties={"name": case_name(path)}) for path in cases[0]]
+
+    def showUndoably(self, result: Any, segmentationNode: Any = None) -> Any:
+        """As :meth:`showResult`; :meth:`undoRun` takes it back."""
+        from ReCoKDLib.mrml.run_undo import RunUndo
+
+        present = segmentationNode is not None and slicer.mrmlScene.IsNodePresent(segmentationNode)
+        before = RunUndo(segmentationNode if present else None)
+        node = self.showResult(result, segmentationNode=segmentationNode if present else None)
+        self._lastRun = (before, node)
+        return node
+
+    def canUndoRun(self) -> bool:
+        """Whether there is a run to take back."""
+        return self._lastRun is not None and bool(slicer.mrmlScene.IsNodePresent(self._lastRun[1]))
+
+    def undoRun(self) -> Any:
+        """Make the segmentation what it was before the last run; returns it, or None where the run had made it.
+
+        Raises:
+            InputError: There is no run to take back.
+        """
+        if self._lastRun is None:
+            raise InputError(_("There is no run to take back."))
+        (before, node), self._lastRun = self._lastRun, None
+        return before.take_back(node)
+
+    def showIn3D(self, segmentationNode: Any, shown: bool = True) -> None:
+        """Make, or remove, the surfaces that 3D views show."""
+        if shown:
+            segmentationNode.CreateClosedSurfaceRepresentation()
+        else:
+            segmentationNode.RemoveClosedSurfaceRepresentation()
+
+    def knowsDoubt(self, segmentationNode: Any) -> bool:
+        """Whether a student made a segmentation, so that :meth:`doubtfulSlices` may tell where it is not sure."""
+        return segmentationNode is not None and bool(segmentationNode.GetAttribute("ReCoKD.student"))
 
 
 def _first(nodes: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .card import Card, ChannelInfo
@@ -78,6 +79,26 @@ def card_markdown(card: Card, plan: Plan, label_set: LabelSet) -> str:
         ),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def accuracy_text(metrics: Mapping[str, Any]) -> str:
+    """What an evaluation found, in one line; empty if nothing was measured."""
+    mean = metrics.get("mean")
+    dice = mean.get("dice") if isinstance(mean, Mapping) else None
+    if isinstance(dice, Mapping):
+        dice = dice.get("mean")
+    if not isinstance(dice, (int, float)):
+        return ""
+    where = metrics.get("measured on")
+    return f"Dice {dice:.3f}" + (f" ({where})" if isinstance(where, str) else "")
+
+
+def size_text(card: Card, path: Path) -> str:
+    """How large a model is: its parameters, and its file or folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    folds = f" in each of {card.folds} folds" if card.folds > 1 else ""
+    return f"{card.parameters:,} parameters{folds}, {megabytes:.1f} MB"
 
 
 def licence_text(card: Card) -> str:

@@ -128,6 +128,16 @@ class ModelPackage:
             raise PackageError(f"{name} in {self.path} is not a safetensors file ({error}). {GET_AGAIN}") from error
         return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
+    def verify_files(self) -> None:
+        """Check every file against its checksum, for which no torch is needed.
+
+        Raises:
+            PackageError: A file is damaged.
+        """
+        with open_package_files(self.path) as files:
+            for name in self._checksums:
+                _verified(files, name, self._checksums, _MAX_WEIGHTS)
+
     def verify(self) -> None:
         """Check every file against its checksum, and the weights against the plan's network.
 
@@ -135,9 +145,7 @@ class ModelPackage:
             PackageError: A file is damaged.
             PlanError: The weights do not fit the plan.
         """
-        with open_package_files(self.path) as files:
-            for name in self._checksums:
-                _verified(files, name, self._checksums, _MAX_WEIGHTS)
+        self.verify_files()
         for fold in range(self.card.folds):
             _fitting(self.plan, self.label_set, self.card.guidance_channels, self.weights(fold))
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from .input_check import check_input
 from .labels import LabelSet, Segment
 from .package import ModelPackage
 from .picture import require_picture, write_picture
-from .prediction import Predictor
 from .students import find_student
 from .table import write_table
 from .volume import Volume, stack_channels
+
+if TYPE_CHECKING:
+    from .prediction import Predictor
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 DICOM_SUFFIX = ".dcm"
@@ -64,6 +67,9 @@ class LoadedStudent:
     @classmethod
     def load(cls, student: ModelPackage | Path | str, device: str = "auto", mirroring: bool = False) -> LoadedStudent:
         """Load a student; arguments and errors are those of :func:`segment`."""
+        # Only here, because Slicer reads results without loading torch.
+        from .prediction import Predictor
+
         package = student if isinstance(student, ModelPackage) else find_student(student)
         return cls(package, Predictor.from_package(package, device, mirroring))
 
@@ -109,7 +115,7 @@ def segment(
     if warn is not None:
         for warning in warnings:
             warn(warning)
-    predictor = Predictor.from_package(package, device, mirroring) if loaded is None else loaded.predictor
+    predictor = (loaded or LoadedStudent.load(package, device, mirroring)).predictor
     try:
         prediction = predictor.predict(
             volume, segments=wanted, probabilities=probabilities, progress=progress, cancelled=cancelled

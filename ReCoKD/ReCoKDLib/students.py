@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from .package import ModelPackage
 from .package_files import CHECKSUMS, METADATA, PACKAGE_SUFFIX
 
 FOLDERS_VARIABLE = "RECOKD_STUDENTS"
+
+# Folders that the panel's user added; Slicer's settings keep them, and this process knows them.
+_registered: list[Path] = []
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,17 @@ class StudentEntry:
     path: Path
     package: ModelPackage | None
     problem: str = ""
+
+    @property
+    def picture(self) -> Path | None:
+        """A picture of what the model does: a PNG of the same name beside the package; None if there is none."""
+        path = self.path.with_name(f"{_stem(self.path)}.png")
+        return path if path.is_file() else None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it lies in the user's own folder, so that it may be removed."""
+        return self.path.parent == user_folder()
 
 
 def shipped_folder() -> Path:
@@ -51,10 +65,15 @@ def user_folder() -> Path:
 
 
 def student_folders() -> tuple[Path, ...]:
-    """All folders that are searched, in this order: ``RECOKD_STUDENTS``, the user's, the shipped one."""
+    """The folders searched, in this order: ``RECOKD_STUDENTS``, registered ones, the user's, the shipped one."""
     parts = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
     named = [Path(part).expanduser() for part in parts if part.strip()]
-    return (*named, user_folder(), shipped_folder())
+    return (*named, *_registered, user_folder(), shipped_folder())
+
+
+def register_folders(folders: Iterable[Path]) -> None:
+    """Search these folders too, from now on and in this process; they replace those registered before."""
+    _registered[:] = [Path(folder) for folder in folders]
 
 
 def list_students() -> tuple[StudentEntry, ...]:
@@ -109,6 +128,9 @@ def _entry(path: Path) -> StudentEntry:
     try:
         package = ModelPackage.open(path)
     except ReCoKDError as error:
-        name = path.name[: -len(PACKAGE_SUFFIX)] if path.name.lower().endswith(PACKAGE_SUFFIX) else path.name
-        return StudentEntry(name, path, None, str(error))
+        return StudentEntry(_stem(path), path, None, str(error))
     return StudentEntry(package.card.name, path, package)
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(PACKAGE_SUFFIX)] if path.name.lower().endswith(PACKAGE_SUFFIX) else path.name

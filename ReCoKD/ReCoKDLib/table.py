@@ -58,12 +58,20 @@ def segment_sizes(labels: Volume, segments: Iterable[Segment]) -> list[SegmentSi
 
 
 def write_table(labels: Volume, segments: Iterable[Segment], path: Path, overwrite: bool = False) -> None:
-    """Write the segments' sizes as CSV: UTF-8, commas between columns, points in numbers in every locale.
+    """Write the segments' sizes in a label map as CSV; see :func:`write_sizes`.
 
     Raises:
         OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
     """
-    sizes = segment_sizes(labels, segments)
+    write_sizes(segment_sizes(labels, segments), path, overwrite)
+
+
+def write_sizes(sizes: Iterable[SegmentSize], path: Path, overwrite: bool = False) -> None:
+    """Write sizes as CSV: UTF-8, commas between columns, points in numbers in every locale.
+
+    Raises:
+        OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
+    """
     with (
         atomic_file(path, overwrite) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,

@@ -111,8 +111,9 @@ def slicer_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return installed
 
 
-def test_cmake_lists_every_file_of_the_module() -> None:
-    module = REPOSITORY / "ReCoKD"
+@pytest.mark.parametrize("name", ["ReCoKD", "SegmentEditorReCoKD"])
+def test_cmake_lists_every_file_of_the_module(name: str) -> None:
+    module = REPOSITORY / name
     cmake_file = module / "CMakeLists.txt"
     scripts, resources = (cmake_list(cmake_file, f"MODULE_PYTHON_{kind}") for kind in ("SCRIPTS", "RESOURCES"))
     files = files_in(module)
@@ -131,10 +132,10 @@ def test_cmake_lists_every_file_of_the_training_library() -> None:
     }
 
 
-def test_slicer_package_holds_both_modules(slicer_package: Path) -> None:
-    assert files_in(slicer_package / INSTALLED_MODULES) == files_in(REPOSITORY / "ReCoKD") | {
-        f"ReCoKDTrainingLib/{name}" for name in files_in(REPOSITORY / "ReCoKDTraining" / "ReCoKDTrainingLib")
-    }
+def test_slicer_package_holds_all_modules(slicer_package: Path) -> None:
+    training = {f"ReCoKDTrainingLib/{name}" for name in files_in(REPOSITORY / "ReCoKDTraining" / "ReCoKDTrainingLib")}
+    modules = files_in(REPOSITORY / "ReCoKD") | files_in(REPOSITORY / "SegmentEditorReCoKD") | training
+    assert files_in(slicer_package / INSTALLED_MODULES) == modules
     assert files_in(slicer_package / INSTALLED_CLIS) == {"ReCoKDTraining.py", "ReCoKDTraining.xml"}
 
 

@@ -13,8 +13,15 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIB = REPOSITORY / "ReCoKD" / "ReCoKDLib"
+MODULES = ("ReCoKD", "ReCoKDTraining", "SegmentEditorReCoKD")
 TRAINING_LIB = REPOSITORY / "ReCoKDTraining" / "ReCoKDTrainingLib"
 
+# What Slicer itself loads.
+DOORS = {
+    "ReCoKD": REPOSITORY / "ReCoKD" / "ReCoKD.py",
+    "SegmentEditorReCoKD": REPOSITORY / "SegmentEditorReCoKD" / "SegmentEditorReCoKD.py",
+    "SegmentEditorEffect": REPOSITORY / "SegmentEditorReCoKD" / "SegmentEditorReCoKDLib" / "SegmentEditorEffect.py",
+}
 # What Slicer's start-up and the panel's list of students touch: it loads nothing beyond numpy.
 START_UP = ("__init__", "errors", "files", "volume", "labels", "plan", "card", "package", "students")
 HEAVY = ("torch", "monai", "SimpleITK", "vtk", "vtkmodules", "safetensors", "scipy", "skimage", "matplotlib")
@@ -118,18 +125,19 @@ def own_file(name: str) -> Path | None:
     return next((file for file in candidates if name.startswith("ReCoKDLib") and file.is_file()), None)
 
 
-@pytest.mark.parametrize("name", ["ReCoKD", *START_UP])
+@pytest.mark.parametrize("name", ["ReCoKD", "SegmentEditorReCoKD", "SegmentEditorEffect", *START_UP])
 def test_start_up_files_load_only_light_modules(name: str) -> None:
     """The file and all of ours that it loads, read without running them."""
-    start = REPOSITORY / "ReCoKD" / "ReCoKD.py" if name == "ReCoKD" else LIB / f"{name}.py"
+    start = DOORS.get(name, LIB / f"{name}.py")
     light = {*sys.stdlib_module_names, "numpy", "ReCoKDLib"}
     reached, pending, heavy = set[Path](), [start], []
     while pending:
         path = pending.pop()
         reached.add(path)
-        loaded = [module for module, at_load in imports_of(path, LIB.parent) if at_load]
+        root = LIB.parent if LIB in path.parents else path.parent
+        loaded = [module for module, at_load in imports_of(path, root) if at_load]
         # Slicer has loaded these before it loads a module.
-        allowed = light | {"slicer", "qt", "ctk", "vtk"} if path.name == "ReCoKD.py" else light
+        allowed = light | {"slicer", "qt", "ctk", "vtk", "SegmentEditorEffects"} if path in DOORS.values() else light
         heavy += [f"{relative(path)}: {module}" for module in loaded if module.split(".")[0] not in allowed]
         files = {file for module in loaded if (file := own_file(module)) is not None}
         pending += files - reached
@@ -151,9 +159,7 @@ def test_importing_the_start_up_modules_loads_nothing_heavy() -> None:
     assert sorted(loaded & set(HEAVY)) == []
 
 
-@pytest.mark.parametrize(
-    "path", [*sources(REPOSITORY / "ReCoKD"), *sources(REPOSITORY / "ReCoKDTraining")], ids=relative
-)
+@pytest.mark.parametrize("path", [path for name in MODULES for path in sources(REPOSITORY / name)], ids=relative)
 def test_annotations_are_not_evaluated(path: Path) -> None:
     """So that annotations may use today's syntax and names that are only imported for the type checker."""
     names = [name for name, _ in imported(ast.parse(path.read_text(encoding="utf-8")), "")]

@@ -39,10 +39,13 @@ def _one_host() -> Any:
 
 
 @pytest.fixture
-def host(_one_host: Any, slicer: Any) -> Any:
+def host(_one_host: Any, slicer: Any, tmp_path: Path) -> Any:
     """The Qt test host with an empty scene and no message shown yet."""
     _one_host.messages.clear()
     _one_host.samples.clear()
+    _one_host.answers.clear()
+    _one_host.chosen_files.clear()
+    _one_host.use_settings(tmp_path / "settings.ini")
     return _one_host
 
 
@@ -73,12 +76,37 @@ def blob_student(students: Path, two_blobs: Callable[..., tuple[Volume, Volume]]
 
 
 @pytest.fixture
-def panel(host: Any, recokd: Any, students: Path) -> Iterator[Any]:
+def runs(monkeypatch: pytest.MonkeyPatch, host: Any) -> type:
+    """Runs of the panel happen here and at once; ``runs.hold`` keeps them waiting, ``runs.started`` lists them."""
+    from quick_run import QuickRun
+    from ReCoKDLib.widgets import segment_section
+
+    monkeypatch.setattr(segment_section, "BackgroundRun", QuickRun)
+    monkeypatch.setattr(QuickRun, "hold", False)
+    monkeypatch.setattr(QuickRun, "started", [])
+    return QuickRun
+
+
+@pytest.fixture
+def panel(host: Any, recokd: Any, students: Path, runs: type) -> Iterator[Any]:
     """The module's panel, opened; students that a test needs must be there before."""
     widget = host.open(recokd)
     yield widget
     widget.setParameterNode(None)
     widget.cleanup()
+
+
+@pytest.fixture
+def picture_of(host: Any, repository: Path) -> Callable[[str], None]:
+    """A function that writes what the window shows to Testing/output, for people to look at."""
+
+    def save(name: str) -> None:
+        folder = repository / "Testing" / "output"
+        folder.mkdir(exist_ok=True)
+        host.run_for(0.05)
+        assert host.main_window.grab().save(str(folder / f"{name}.png"))
+
+    return save
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ class Slicer(types.ModuleType):
         self.versions = versions
         self.agrees = agrees
         self.asked: list[str] = []
+        self.installed: list[str] = []
+        self.offline = False
         self.constraints = ""
         self.app, self.mrmlScene, self.vtkMRMLScene = object(), object(), object
         self.util = types.SimpleNamespace(pip_install=self.pip_install, confirmOkCancelDisplay=self.confirm)
@@ -30,14 +32,15 @@ class Slicer(types.ModuleType):
             self.packaging.load_requirements = lambda path: read_requirements(Path(path))  # type: ignore[attr-defined]
             self.packaging.pip_ensure = self.pip_ensure  # type: ignore[attr-defined]
 
-    def confirm(self, text: str) -> bool:
+    def confirm(self, text: str, windowTitle: str) -> bool:
         self.asked.append(text)
         return self.agrees
 
-    def pip_ensure(self, requirements: list[str], constraints: str, requester: str) -> None:
-        self.asked.append(f"{requester}: {requirements}")
-        if not self.agrees:
-            raise RuntimeError("User declined package installation")
+    def pip_ensure(self, requirements: list[str], constraints: str, requester: str, prompt_install: bool) -> None:
+        assert not prompt_install  # asked already
+        self.installed.append(f"{requester}: {requirements}")
+        if self.offline:
+            raise RuntimeError("Command returned non-zero exit status 1")
         self._install(missing_packages(requirements), constraints)
 
     def pip_install(self, arguments: list[str]) -> None:
@@ -74,12 +77,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         class PyTorchUtilsLogic:
             def installTorch(self, askConfirmation: bool, torchVersionRequirement: str) -> Any:
-                assert askConfirmation
-                application.asked.append(f"torch{torchVersionRequirement}")
-                if application.agrees:
-                    application.versions["torch"] = "2.6.0+cu124"
-                    return object()
-                return None
+                assert not askConfirmation  # asked already
+                application.installed.append(f"torch{torchVersionRequirement}")
+                if application.offline:
+                    raise ValueError("no answer from download.pytorch.org")
+                application.versions["torch"] = "2.6.0+cu124"
+                return object()
 
         extension = types.ModuleType("PyTorchUtils")
         extension.PyTorchUtilsLogic = PyTorchUtilsLogic  # type: ignore[attr-defined]
@@ -105,7 +108,10 @@ def test_nothing_happens_when_all_is_there(start: Any, requirements: Path) -> No
 def test_torch_first_then_the_rest(start: Any, requirements: Path) -> None:
     application = start(OWN)
     ensure_dependencies(requirements)
-    assert application.asked == ["torch>=2.6", f"ReCoKD: {NEEDED}"]
+    assert application.installed == ["torch>=2.6", f"ReCoKD: {NEEDED}"]
+    (asked,) = application.asked  # once, for all, with the sizes
+    assert "- torch>=2.6 (0.2 GB, with support for NVIDIA graphics cards 2 to 3 GB)" in asked
+    assert "- scipy>=1.11 (40 MB)" in asked
     assert "torch==2.6.0\n" in application.constraints  # without the label +cu124, which no index knows
     assert "numpy==2.0.1\n" in application.constraints
     assert "SimpleITK==2.4.0\n" in application.constraints
@@ -116,7 +122,7 @@ def test_before_slicer_5_11(start: Any, requirements: Path) -> None:
     application = start({**OWN, "torch": "2.6.0"}, with_packaging=False)
     ensure_dependencies(requirements)
     assert len(application.asked) == 1
-    assert "- scipy>=1.11\n- safetensors>=0.4.3" in application.asked[0]
+    assert "- scipy>=1.11 (40 MB)\n- safetensors>=0.4.3 (below 1 MB)" in application.asked[0]
     assert "numpy==2.0.1\n" in application.constraints
 
 
@@ -132,7 +138,7 @@ def test_no_is_taken_for_an_answer(
     start: Any, requirements: Path, installed: dict[str, str], with_packaging: bool
 ) -> None:
     application = start(installed, agrees=False, with_packaging=with_packaging)
-    with pytest.raises(MissingDependencyError, match="installed.*Press Apply"):
+    with pytest.raises(MissingDependencyError, match="installed.*Try again"):
         ensure_dependencies(requirements)
     assert application.versions == installed
 
@@ -148,6 +154,15 @@ def test_an_old_torch_is_not_touched(start: Any, requirements: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"PyTorch 2\.1\.0\+cpu is installed; ReCoKD needs torch>=2\.6"):
         ensure_dependencies(requirements)
     assert application.asked == []
+
+
+@pytest.mark.parametrize("installed", [OWN, {**OWN, "torch": "2.6.0"}], ids=["torch", "the rest"])
+def test_offline_is_said_in_words(start: Any, requirements: Path, installed: dict[str, str]) -> None:
+    application = start(installed)
+    application.offline = True
+    with pytest.raises(MissingDependencyError, match="could not be installed .*connected to the internet"):
+        ensure_dependencies(requirements)
+    assert application.versions == installed
 
 
 def test_a_failed_installation_is_said(start: Any, requirements: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ TORCH = "torch>=2.6"
 # Slicer's own, and torch as the PyTorch extension chose it: whatever else is installed, these stay.
 KEPT = ("numpy", "SimpleITK", "vtk", "torch", "torchvision")
 
+# About how much is downloaded: the wheels for Linux and Windows of August 2026, and what comes along with them.
+SIZES = {
+    "torch": "0.2 GB, with support for NVIDIA graphics cards 2 to 3 GB",
+    "dynamic-network-architectures": "below 1 MB",
+    "safetensors": "below 1 MB",
+    "scikit-image": "15 MB",
+    "scipy": "40 MB",
+}
+_OFFLINE = (
+    "Is this computer connected to the internet? If it is, Slicer's Python console has the reason. Then try again; "
+    "nothing of Slicer's own was changed."
+)
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -25,8 +39,8 @@ def ensure_dependencies(requirements: Path) -> None:
     """Make sure that torch and the packages of a requirements file are there; in Slicer, install what is missing.
 
     torch comes through the PyTorch extension, the rest through ``slicer.packaging`` (Slicer 5.11 and later) or
-    ``slicer.util.pip_install``. The user is asked first, and pip gets constraints that hold Slicer's own
-    packages at their versions.
+    ``slicer.util.pip_install``. The user is asked once, with the sizes, and pip gets constraints that hold Slicer's
+    own packages at their versions.
 
     Args:
         requirements: A file with one requirement a line.
@@ -44,14 +58,18 @@ def ensure_dependencies(requirements: Path) -> None:
             f"These Python packages are missing: {', '.join(missing)}. "
             'Install them with ReCoKD (pip install "recokd[host]").'
         )
-    _ensure_torch()
-    _ensure_packages(slicer, requirements)
+    torch = _require_torch_extension()
+    if not slicer.util.confirmOkCancelDisplay(question(missing), windowTitle=REQUESTER):
+        raise MissingDependencyError(
+            "The Python packages that a student needs were not installed. Try again to be asked again."
+        )
+    if torch is not None:
+        _install_torch(torch)
+    if missing_packages(needed):
+        _install_packages(slicer, requirements)
     importlib.invalidate_caches()
     if missing := missing_packages(needed):
-        raise MissingDependencyError(
-            f"These Python packages could not be installed: {', '.join(missing)}. See Slicer's Python console for "
-            "the reason, check the network connection, and press Apply again."
-        )
+        raise MissingDependencyError(f"These Python packages could not be installed: {', '.join(missing)}. {_OFFLINE}")
 
 
 def read_requirements(path: Path) -> list[str]:
@@ -96,58 +114,70 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _ensure_torch() -> None:
+def question(missing: Sequence[str]) -> str:
+    """What the user is asked before anything is installed: each package with about how much is downloaded."""
+    lines = []
+    for requirement in missing:
+        name = _NAME.match(requirement)
+        size = SIZES.get(name.group(), "") if name else ""
+        lines.append(f"- {requirement}" + (f" ({size})" if size else ""))
+    return (
+        "ReCoKD needs these Python packages to run students:\n\n" + "\n".join(lines) + "\n\nThey are downloaded and "
+        "installed into Slicer's own Python, once. Packages that Slicer brings stay as they are. Continue?"
+    )
+
+
+def _require_torch_extension() -> Any:
+    """The PyTorch extension's logic, if torch is still to be installed; None if it is there."""
     if _is_satisfied(TORCH):
-        return
+        return None
     try:
         import PyTorchUtils
     except ImportError as error:
         raise MissingDependencyError(
             "ReCoKD needs Slicer's PyTorch extension. Install it with the Extensions Manager, restart Slicer and "
-            "press Apply again."
+            "try again."
         ) from error
     if (found := _version("torch")) is not None:
         # It may be loaded already, and on Windows loaded files cannot be replaced.
         raise MissingDependencyError(
             f"PyTorch {found} is installed; ReCoKD needs {TORCH}. Uninstall it in the module PyTorch Utils, restart "
-            "Slicer and press Apply again."
+            "Slicer and try again."
         )
-    torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(
-        askConfirmation=True, torchVersionRequirement=TORCH.removeprefix("torch")
-    )
+    return PyTorchUtils.PyTorchUtilsLogic()
+
+
+def _install_torch(logic: Any) -> None:
+    try:
+        torch = logic.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))
+    except Exception as error:
+        raise _failed("PyTorch", error) from error
     if torch is None:
-        raise MissingDependencyError("PyTorch was not installed; without it no student runs. Press Apply to try again.")
+        raise MissingDependencyError(f"PyTorch could not be installed; without it no student runs. {_OFFLINE}")
 
 
-def _ensure_packages(slicer: Any, requirements: Path) -> None:
+def _install_packages(slicer: Any, requirements: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="recokd-") as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text(constraints_text(), encoding="utf-8")
         try:
             import slicer.packaging as packaging
-        except ImportError:
-            _install_with_util(slicer, read_requirements(requirements), constraints)
-            return
-        try:
-            packaging.pip_ensure(
-                packaging.load_requirements(str(requirements)), constraints=str(constraints), requester=REQUESTER
+        except ImportError:  # Slicer before 5.11
+            missing = missing_packages(read_requirements(requirements))
+            install = partial(slicer.util.pip_install, ["--constraint", str(constraints), *missing])
+        else:
+            install = partial(
+                packaging.pip_ensure,
+                packaging.load_requirements(str(requirements)),
+                constraints=str(constraints),
+                requester=REQUESTER,
+                prompt_install=False,
             )
-        except RuntimeError as error:  # declined
-            raise MissingDependencyError(
-                "The Python packages that a student needs were not installed. Press Apply to be asked again."
-            ) from error
+        try:
+            install()
+        except Exception as error:  # of pip's process, or of the network
+            raise _failed("The Python packages that a student needs", error) from error
 
 
-def _install_with_util(slicer: Any, requirements: list[str], constraints: Path) -> None:
-    """Slicer before 5.11."""
-    missing = missing_packages(requirements)
-    if not missing:
-        return
-    listed = "\n".join(f"- {requirement}" for requirement in missing)
-    if not slicer.util.confirmOkCancelDisplay(
-        f"ReCoKD needs these Python packages:\n\n{listed}\n\nThey are installed into Slicer's own Python. Continue?"
-    ):
-        raise MissingDependencyError(
-            "The Python packages that a student needs were not installed. Press Apply to be asked again."
-        )
-    slicer.util.pip_install(["--constraint", str(constraints), *missing])
+def _failed(what: str, error: Exception) -> MissingDependencyError:
+    return MissingDependencyError(f"{what} could not be installed ({error}). {_OFFLINE}")

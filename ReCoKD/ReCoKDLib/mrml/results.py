@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -46,7 +46,60 @@ class NodeResult(SegmentationResult):
     mirroring: bool = False
 
 
-def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **options: Any) -> Callable[..., NodeResult]:
+@dataclass(frozen=True)
+class Run:
+    """A run on what was copied out of the scene. Calling it carries it out here; it may be carried out elsewhere.
+
+    Attributes:
+        volume: What the student is to see.
+        student: Package, path or name.
+        options: Of :func:`ReCoKDLib.segment.segment`.
+        nodes: The volume nodes.
+        whole: All of the volume.
+        box: The region of interest.
+        part: The block of ``whole`` that ``volume`` is; None for all.
+    """
+
+    volume: Volume
+    student: Any
+    options: Mapping[str, Any]
+    nodes: tuple[Any, ...]
+    whole: Volume
+    box: Box | None
+    part: Any
+
+    @property
+    def package(self) -> ModelPackage:
+        """The student, opened.
+
+        Raises:
+            PackageError: It cannot be found or opened.
+        """
+        return self.student if isinstance(self.student, ModelPackage) else find_student(self.student)
+
+    def all_options(self, package: ModelPackage) -> dict[str, Any]:
+        """The options, and whether to keep probabilities where nothing was said of it."""
+        names = self.options.get("labels")
+        heads = len(package.label_set.subset(names)) + (0 if package.label_set.has_regions else 1)
+        return {"probabilities": can_be_kept(self.volume.shape, heads), **self.options}
+
+    def __call__(self, progress: Any = None, cancelled: Any = None) -> NodeResult:
+        """Carry it out; needs nothing of the scene and may run in a thread.
+
+        Raises:
+            ReCoKDError: As of :func:`ReCoKDLib.segment.segment`.
+        """
+        package = self.package
+        options = self.all_options(package)
+        return self.finish(segment(self.volume, package, progress=progress, cancelled=cancelled, **options), package)
+
+    def finish(self, result: SegmentationResult, package: ModelPackage) -> NodeResult:
+        """What was found in ``volume``, for the scene."""
+        mirroring = bool(self.options.get("mirroring"))
+        return _in_whole(result, self.whole, self.nodes, self.box, self.part, package.checksum, mirroring)
+
+
+def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **options: Any) -> Run:
     """Copy what a run needs out of the scene.
 
     Args:
@@ -55,25 +108,14 @@ def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **opti
         roi_node: ``vtkMRMLMarkupsROINode`` that limits the run to the voxels around it; None for the whole volume.
         **options: Of :func:`ReCoKDLib.segment.segment`.
 
-    Returns:
-        A function of ``progress`` and ``cancelled`` that needs nothing of the scene and may run in a thread.
-
     Raises:
         InputError: A volume is none or unfit, grids differ, or the region of interest holds no voxel.
     """
     volume = volume_from_nodes(nodes)
     box = None if roi_node is None else box_from_node(roi_node)
     part = None if box is None else bounding_voxels(box, volume)
-
-    def work(progress: Any = None, cancelled: Any = None) -> NodeResult:
-        package = student if isinstance(student, ModelPackage) else find_student(student)
-        seen = volume if part is None else volume.cropped(part)
-        heads = len(package.label_set.subset(options.get("labels"))) + (0 if package.label_set.has_regions else 1)
-        given = {"probabilities": can_be_kept(seen.shape, heads), **options}
-        result = segment(seen, package, progress=progress, cancelled=cancelled, **given)
-        return _in_whole(result, volume, tuple(nodes), box, part, package.checksum, bool(options.get("mirroring")))
-
-    return work
+    seen = volume if part is None else volume.cropped(part)
+    return Run(seen, student, options, tuple(nodes), volume, box, part)
 
 
 def show_result(result: NodeResult, segmentation_node: Any = None, locked: Sequence[str] = ()) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Application:
     def __init__(self, application: Any) -> None:
         self._application = application
         self._at_startup: list[Callable[[], None]] = []
+        self.settings: Any = None
         self.applicationName = "Test host"
 
     def __getattr__(self, name: str) -> Any:
@@ -52,6 +54,10 @@ class Application:
     def testingEnabled(self) -> bool:
         """Message boxes are to be opened, so that tests see them."""
         return False
+
+    def userSettings(self) -> Any:
+        """A QSettings in a file of the test."""
+        return self.settings
 
     def translate(self, context: str, text: str) -> str:
         """English."""
@@ -88,17 +94,25 @@ class Host:
         qt_module.install()
         self.qt = qt_module.qt
         self.messages: list[str] = qt_module._MessageBox.shown
+        self.answers: list[Any] = qt_module._MessageBox.answers
+        self.chosen_files: list[str] = qt_module._FileDialog.chosen
         self.app = Application(QApplication.instance() or self.qt.QApplication(["test host"]))
         self.slicer.app = self.app
         from . import mrml_widgets
 
         mrml_widgets.install()
+        from . import editor
+
+        editor.install()
         if folder := os.environ.get(FOLDER_VARIABLE):
             self.slicer.__path__.append(folder)
         else:
             from . import scripted
 
             scripted.install()
+        self._folder = tempfile.TemporaryDirectory(prefix="recokd-host-")
+        self.use_settings(Path(self._folder.name) / "settings.ini")
+        self.slicer.util.loadVolume = self._load_volume  # the real one asks the application
         self.main_window = self.qt.QMainWindow()  # message boxes are opened where there is one
         self.main_window.setObjectName("qSlicerMainWindow")
         samples = types.ModuleType("SampleData")
@@ -119,6 +133,19 @@ class Host:
         self.module = getattr(module, path.stem)(description)
         return module
 
+    def _load_volume(self, path: str, properties: dict[str, Any] | None = None) -> Any:
+        scene = self.slicer.mrmlScene
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", (properties or {}).get("name", Path(path).stem))
+        storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+        storage.SetFileName(path)
+        if not storage.ReadData(node):
+            raise RuntimeError(f"Failed to load node from file: {path}")
+        return node
+
+    def use_settings(self, path: Path) -> None:
+        """Keep the application's settings in this file."""
+        self.app.settings = self.qt.QSettings(str(path), self.qt.QSettings.IniFormat)
+
     def open(self, module: Any) -> Any:
         """Open a module's panel, as the user does."""
         parent = self.slicer.qMRMLWidget()
@@ -126,8 +153,11 @@ class Host:
         widget = getattr(module, f"{module.__name__}Widget")(parent)
         widget.setup()
         widget.enter()
-        self.main_window.setCentralWidget(parent)
-        self.main_window.resize(460, 480)
+        area = self.qt.QScrollArea()
+        area.setWidget(parent)
+        area.setWidgetResizable(True)
+        self.main_window.setCentralWidget(area)
+        self.main_window.resize(470, 900)
         self.main_window.show()
         self.run_for(0.05)
         return widget
@@ -137,9 +167,33 @@ class Host:
         from PySide6.QtCore import QPoint, Qt
         from PySide6.QtTest import QTest
 
+        if not self.main_window.isVisible() or button.visibleRegion().isEmpty():
+            self.reveal(button)
         # The box of a check box is at its left end; beside its text nothing else answers.
         place = QPoint(8, button.height // 2) if button.inherits("QCheckBox") else QPoint()
         QTest.mouseClick(button, Qt.MouseButton.LeftButton, pos=place)
+
+    def reveal(self, widget: Any) -> None:
+        """Unfold and scroll until a widget can be seen."""
+        above = widget.parentWidget()
+        while above is not None:
+            if above.inherits("ctkCollapsibleButton") or hasattr(above, "contentsCollapsed"):
+                above.collapsed = False
+            if isinstance(above, self.qt.QScrollArea):
+                self.run_for(0.02)
+                above.ensureWidgetVisible(widget)
+            above = above.parentWidget()
+        self.run_for(0.02)
+
+    def press(self, widget: Any, key: str, modifiers: str = "") -> None:
+        """Press a key on a widget: press(edit, "Delete"), press(window, "Z", "Alt")."""
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
+
+        held = Qt.KeyboardModifier.NoModifier
+        for modifier in modifiers.split():
+            held |= getattr(Qt.KeyboardModifier, f"{modifier}Modifier")
+        QTest.keyClick(widget, getattr(Qt.Key, f"Key_{key}"), held)
 
     def run_for(self, seconds: float) -> None:
         """Let events happen for some time."""

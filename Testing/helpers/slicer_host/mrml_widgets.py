@@ -38,6 +38,8 @@ class qMRMLNodeComboBox(qt.QComboBox):  # type: ignore[misc]  # noqa: N801 - Sli
 
     def setMRMLScene(self, scene: Any) -> None:
         """Show this scene's nodes, from now on."""
+        if scene is self._scene:
+            return
         self._scene = scene
         events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent)
         for event in events:
@@ -84,9 +86,75 @@ class qMRMLNodeComboBox(qt.QComboBox):  # type: ignore[misc]  # noqa: N801 - Sli
         self.currentNodeChanged.emit(self.currentNode())
 
 
+class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801 - Slicer's name
+    """As much of Slicer's Segment Editor as a panel around it asks for; it edits nothing."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        layout = qt.QVBoxLayout(self)
+        layout.addWidget(qt.QLabel("Slicer's Segment Editor", self))
+        self._node: Any = None
+        self._effect: Any = None
+        self.visible_parts: dict[str, bool] = {}
+        self.heard_views = False
+
+    def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        """What keeps its choices."""
+        self._node = node
+
+    def mrmlSegmentEditorNode(self) -> Any:
+        """See above."""
+        return self._node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        """Edit this."""
+        if self._node is not None:
+            self._node.SetAndObserveSegmentationNode(node)
+
+    def segmentationNode(self) -> Any:
+        """What is edited."""
+        return self._node.GetSegmentationNode() if self._node is not None else None
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        """Edit it on this volume; there must be a segmentation first."""
+        assert self.segmentationNode() is not None
+        self._node.SetAndObserveSourceVolumeNode(node)
+
+    def sourceVolumeNode(self) -> Any:
+        """See above."""
+        return self._node.GetSourceVolumeNode() if self._node is not None else None
+
+    def setMaximumNumberOfUndoStates(self, number: int) -> None:
+        """Nothing to undo here."""
+
+    def setSegmentationNodeSelectorVisible(self, visible: bool) -> None:
+        """Part of the widget."""
+        self.visible_parts["segmentation"] = visible
+
+    def setSourceVolumeNodeSelectorVisible(self, visible: bool) -> None:
+        """Part of the widget."""
+        self.visible_parts["volume"] = visible
+
+    def setSwitchToSegmentationsButtonVisible(self, visible: bool) -> None:
+        """Part of the widget."""
+        self.visible_parts["switch"] = visible
+
+    def setActiveEffect(self, effect: Any) -> None:
+        """The tool in use; None for none."""
+        self._effect = effect
+
+    def activeEffect(self) -> Any:
+        """See above."""
+        return self._effect
+
+    def removeViewObservations(self) -> None:
+        """Leave the mouse to others."""
+        self.heard_views = False
+
+
 def install() -> None:
     """Put the widgets into ``slicer`` and into the .ui loader."""
-    for widget in (qMRMLWidget, qMRMLNodeComboBox):
+    for widget in (qMRMLWidget, qMRMLNodeComboBox, qMRMLSegmentEditorWidget):
         setattr(slicer, widget.__name__, widget)
         UiLoader.widgets[widget.__name__] = widget
     # Named by Slicer's parameter node wrapper, whether or not they are used.

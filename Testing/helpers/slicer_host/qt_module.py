@@ -88,25 +88,105 @@ qt: Any = _QtModule("qt")
 ctk: Any = _CtkModule("ctk")
 
 
-class _CollapsibleButton(qt.QGroupBox):  # type: ignore[misc]
-    """A section with a heading, its `text`."""
+_HEADING = 26
+
+
+class _CollapsibleButton(qt.QWidget):  # type: ignore[misc]
+    """A section under a heading that folds it away, by mouse or with the space bar."""
+
+    contentsCollapsed = QtCore.Signal(bool)  # noqa: N815
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self._text = ""
+        self._collapsed = False
+        self.setFocusPolicy(QtCore.Qt.FocusPolicy.TabFocus)
+
+    def _get_text(self) -> str:
+        return self._text
+
+    def _set_text(self, text: str) -> None:
+        self._text = text
+        self.update()
+
+    def _get_collapsed(self) -> bool:
+        return self._collapsed
+
+    def _set_collapsed(self, collapsed: bool) -> None:
+        if collapsed != self._collapsed:
+            self._collapsed = collapsed
+            self.setMaximumHeight(_HEADING if collapsed else 16777215)
+            self.contentsCollapsed.emit(collapsed)
+
+    text = QtCore.Property(str, _get_text, _set_text)
+    collapsed = QtCore.Property(bool, _get_collapsed, _set_collapsed)
 
     def event(self, event: Any) -> bool:
-        """The loader gives the heading as a property that a group box does not have."""
-        if event.type() == QtCore.QEvent.Type.DynamicPropertyChange and event.propertyName() == b"text":
-            self.setTitle(self.property("text"))
+        """Room for the heading, once there is a layout."""
+        if event.type() == QtCore.QEvent.Type.Polish and self.layout() is not None:
+            self.layout().setContentsMargins(8, _HEADING + 5, 8, 7)
         return bool(super().event(event))
+
+    def mousePressEvent(self, event: Any) -> None:
+        """A press on the heading."""
+        if event.position().y() < _HEADING:
+            self._set_collapsed(not self._collapsed)
+
+    def keyPressEvent(self, event: Any) -> None:
+        """The space bar."""
+        if event.key() == QtCore.Qt.Key.Key_Space:
+            self._set_collapsed(not self._collapsed)
+        else:
+            super().keyPressEvent(event)
+
+    def paintEvent(self, event: Any) -> None:
+        """The heading as a flat button with an arrow, a line around the rest."""
+        painter = QtWidgets.QStylePainter(self)
+        heading = QtCore.QRect(0, 0, super().size().width(), _HEADING)
+        painter.setPen(self.palette.color(QtGui.QPalette.ColorRole.Mid))
+        if not self._collapsed:
+            painter.drawRect(super().rect().adjusted(0, 0, -1, -1))
+        painter.fillRect(heading, self.palette.color(QtGui.QPalette.ColorRole.Button))
+        painter.drawRect(heading.adjusted(0, 0, -1, -1))
+        arrow = QtWidgets.QStyleOption()
+        arrow.initFrom(self)
+        arrow.rect = QtCore.QRect(7, 8, 10, 10)
+        arrows = QtWidgets.QStyle.PrimitiveElement
+        painter.drawPrimitive(arrows.PE_IndicatorArrowRight if self._collapsed else arrows.PE_IndicatorArrowDown, arrow)
+        painter.setPen(self.palette.color(QtGui.QPalette.ColorRole.ButtonText))
+        painter.drawText(heading.adjusted(24, 0, -4, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, self._text)
+        if super().hasFocus():
+            focus = QtWidgets.QStyleOptionFocusRect()
+            focus.initFrom(self)
+            focus.rect = heading.adjusted(2, 2, -2, -2)
+            painter.drawPrimitive(arrows.PE_FrameFocusRect, focus)
 
 
 class _MessageBox(qt.QMessageBox):  # type: ignore[misc]
-    """Remembers what it would have said, and answers OK."""
+    """Remembers what it would have said, and answers OK, or Yes where that is asked."""
 
     shown: list[str] = []  # noqa: RUF012 - one list for all boxes
+    answers: list[Any] = []  # noqa: RUF012 - what the user says next, instead
 
     def exec_(self) -> Any:
         """Show nothing: nobody would press its button."""
         self.shown.append(self.text)
-        return qt.QMessageBox.Ok
+        if self.answers:
+            return self.answers.pop(0)
+        asked = bool(self.standardButtons & qt.QMessageBox.Yes)
+        return qt.QMessageBox.Yes if asked else qt.QMessageBox.Ok
+
+
+class _FileDialog(qt.QFileDialog):  # type: ignore[misc]
+    """Gives what a test has chosen; as PythonQt it gives a path, and no filter beside it."""
+
+    chosen: list[str] = []  # noqa: RUF012 - one list for all dialogs
+
+    @classmethod
+    def _next(cls, *_: Any) -> str:
+        return cls.chosen.pop(0) if cls.chosen else ""
+
+    getOpenFileName = getSaveFileName = getExistingDirectory = _next  # noqa: N815
 
 
 class UiLoader(QtUiTools.QUiLoader):
@@ -129,4 +209,5 @@ def install() -> None:
     ctk.ctkCollapsibleButton = _CollapsibleButton
     ctk.ctkMessageBox = _MessageBox
     qt.QUiLoader = UiLoader
+    qt.QFileDialog = _FileDialog
     sys.modules["qt"], sys.modules["ctk"] = qt, ctk

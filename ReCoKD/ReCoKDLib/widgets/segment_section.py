@@ -1,0 +1,214 @@
+"""Segment: one button, a run in the background, progress, log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import qt
+
+from ..errors import InputError
+from ..mrml.texts import _
+from ..remaining import Remaining
+from .process import BackgroundRun
+from .section import Section
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class SegmentSection(Section):
+    """Where the segments go, how they are made, and the run itself."""
+
+    def connect(self) -> None:
+        """Connect the widgets."""
+        ui = self.ui
+        self.run: BackgroundRun | None = None
+        self._remaining = Remaining()
+        self._filling = False
+        self.show_status("")
+        self.set_icon(ui.applyButton, "segment")
+        self.set_icon(ui.cancelButton, "cancel")
+        self.clicked(ui.applyButton, self._apply)
+        self.clicked(ui.cancelButton, self._cancel)
+        names = (_("Automatic"), _("CPU"), _("NVIDIA graphics card (CUDA)"), _("Apple graphics (MPS)"))
+        for name in names:
+            ui.deviceComboBox.addItem(name)
+        device = self.panel.settings.device
+        ui.deviceComboBox.setCurrentIndex(DEVICES.index(device) if device in DEVICES else 0)
+        ui.deviceComboBox.connect("currentIndexChanged(int)", self._device_chosen)
+        ui.structuresList.connect("itemChanged(QListWidgetItem*)", self._structure_checked)
+        ui.showIn3DCheckBox.connect("toggled(bool)", self._show_3d)
+
+    def update(self) -> None:
+        """Show structures and whether a run can begin."""
+        self._fill_structures()
+        entry = self.panel.entry
+        problem = ""
+        if self.run:
+            problem = _("A run is under way")
+        elif not self.panel.parameters or not all(self.panel.input.nodes()):
+            problem = _("Choose the volume to segment")
+        elif entry is None or entry.package is None:
+            problem = _("Choose a student that can be used")
+        else:
+            problem = self.panel.input.problem()
+        self.ui.applyButton.enabled = not problem
+        self.ui.applyButton.toolTip = problem or _("Segment the volume with the student")
+        self.ui.cancelButton.enabled = self.run is not None
+
+    def scene_closing(self) -> None:
+        """A run whose volume goes away is of no use."""
+        self._abandon()
+        self.show_status("")
+
+    def cleanup(self) -> None:
+        """The widgets may be going already."""
+        if self.run:
+            self.run.abandon()
+            self.run = None
+
+    def show_status(self, text: str) -> None:
+        """What happens, below the progress."""
+        self.say(self.ui.statusLabel, text)
+
+    def _device_chosen(self, index: int) -> None:
+        self.panel.settings.set_device(DEVICES[index])
+
+    # Structures
+
+    def _names(self) -> list[str]:
+        entry = self.panel.entry
+        return [segment.name for segment in entry.package.label_set.segments] if entry and entry.package else []
+
+    def _fill_structures(self) -> None:
+        names = self._names()
+        wanted = self.logic.structures() if self.panel.parameters else []
+        shown = self.ui.structuresList
+        self._filling = True
+        try:
+            if names != [shown.item(row).text() for row in range(shown.count)]:
+                shown.clear()
+                for name in names:
+                    shown.addItem(name)
+            for row, name in enumerate(names):
+                item = shown.item(row)
+                item.setFlags(item.flags() | qt.Qt.ItemIsUserCheckable)
+                item.setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
+        finally:
+            self._filling = False
+        self.ui.optionsCollapsibleButton.text = (
+            _("Options ({count} of {all} structures)").format(count=len(set(wanted) & set(names)), all=len(names))
+            if set(wanted) & set(names)
+            else _("Options")
+        )
+
+    def _structure_checked(self, item: Any) -> None:
+        if self._filling or not self.panel.parameters:
+            return
+        shown = self.ui.structuresList
+        items = [shown.item(row) for row in range(shown.count)]
+        self.logic.setStructures([item.text() for item in items if item.checkState() == qt.Qt.Checked])
+        self.panel.update()
+
+    def _labels(self) -> Sequence[str] | None:
+        wanted = self.logic.structures()
+        return [name for name in self._names() if name in wanted] or None
+
+    # The run
+
+    def _apply(self) -> None:
+        # A package may have changed on the disk since the list was made.
+        self.panel.student.refresh()
+        entry = self.panel.entry
+        parameters = self.panel.parameters
+        self.logic.ensureDependencies()
+        prepared = self.logic.segmentLater(
+            self.panel.input.nodes(),
+            entry.package if entry and entry.package else parameters.student,
+            roiNode=parameters.roi,
+            labels=self._labels(),
+            device=self.panel.settings.device,
+            mirroring=parameters.mirroring,
+        )
+        package = prepared.package
+        target = parameters.outputSegmentation
+        try:
+            self.run = BackgroundRun(
+                prepared.volume,
+                package,
+                prepared.all_options(package),
+                on_progress=self._progress,
+                on_line=self.ui.logEdit.appendPlainText,
+                on_done=lambda result: self._done(prepared.finish(result, package), target),
+                on_failed=self._failed,
+            )
+        except OSError as error:
+            raise InputError(
+                _("The volume cannot be handed to the background process ({error}). Make room on the disk.").format(
+                    error=error.strerror
+                )
+            ) from error
+        self._remaining = Remaining()
+        self.ui.logEdit.clear()
+        self.ui.progressBar.setRange(0, 0)  # busy, until the first tile is done
+        self.ui.progressBar.visible = True
+        self.show_status(_("Loading the student..."))
+        self.panel.update()
+        self.run.start()
+
+    def _cancel(self) -> None:
+        if self.run:
+            self.run.cancel()
+
+    def _progress(self, fraction: float) -> None:
+        self.ui.progressBar.setRange(0, 100)
+        self.ui.progressBar.setValue(round(100 * fraction))
+        left = self._remaining.seconds(fraction, time.monotonic())
+        self.show_status(
+            _("Segmenting...")
+            if left is None
+            else _("Segmenting... {minutes}:{seconds:02d} left").format(
+                minutes=int(left + 0.5) // 60, seconds=int(left + 0.5) % 60
+            )
+        )
+
+    def _done(self, result: Any, target: Any) -> None:
+        self._ended()
+
+        def show() -> None:
+            node = self.logic.showUndoably(result, target)
+            # Of the logic: the panel has none while another module is open.
+            parameters = self.logic.getParameterNode()
+            parameters.outputSegmentation = node
+            if parameters.showIn3D:
+                node.CreateClosedSurfaceRepresentation()
+            self.show_status("\n".join((self.logic.summary(result), *result.warnings)))
+            self.panel.doubt.forget()
+            self.panel.update()
+
+        self.panel.report(show)
+
+    def _failed(self, error: BaseException) -> None:
+        self._ended()
+
+        def fail() -> None:
+            raise error
+
+        self.panel.report(fail)
+
+    def _ended(self) -> None:
+        self.run = None
+        self.ui.progressBar.visible = False
+        self.show_status("")
+        self.panel.update()
+
+    def _abandon(self) -> None:
+        if self.run:
+            self.run.abandon()
+            self._ended()
+
+    def _show_3d(self, shown: bool) -> None:
+        node = self.panel.segmentation
+        if node is not None and node.GetSegmentation().GetNumberOfSegments():
+            self.logic.showIn3D(node, shown)

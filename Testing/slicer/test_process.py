@@ -1,0 +1,259 @@
+"""A student's run in a process of its own: what comes back, and what a cancel, a kill and a crash leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geometries import oblique_left_handed
+from processes import alive, gone
+from ReCoKDLib import worker
+from ReCoKDLib.errors import Cancelled, InputError
+from ReCoKDLib.students import find_student
+from ReCoKDLib.volume import Volume
+
+TwoBlobs = Callable[..., tuple[Volume, Volume]]
+
+# Instead of a student, what reports a tile each time and never ends: loading torch takes seconds.
+ENDLESS = """
+import sys, time, types
+sys.path.insert(0, sys.argv[1])
+from ReCoKDLib.worker import main
+def segment(volume, package, progress, warn, **options):
+    while True:
+        progress(0.25)
+        time.sleep(0.02)
+sys.modules["ReCoKDLib.segment"] = types.ModuleType("ReCoKDLib.segment")
+sys.modules["ReCoKDLib.segment"].segment = segment
+sys.exit(main(sys.argv[2]))
+"""
+
+
+class Told:
+    """What a run reported."""
+
+    def __init__(self) -> None:
+        self.fractions: list[float] = []
+        self.lines: list[str] = []
+        self.results: list[Any] = []
+        self.errors: list[BaseException] = []
+
+    @property
+    def over(self) -> bool:
+        return bool(self.results or self.errors)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, empty at the start."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs report and never end."""
+    monkeypatch.setattr(worker, "_CODE", ENDLESS)
+
+
+@pytest.fixture
+def run(host: Any, blob_student: str, temporary: Path) -> Iterator[Callable[..., tuple[Any, Told]]]:
+    """A function that starts a run of the student of two blobs."""
+    from ReCoKDLib.widgets.process import BackgroundRun
+
+    started = []
+
+    def start(volume: Volume, **options: Any) -> tuple[Any, Told]:
+        told = Told()
+        made = BackgroundRun(
+            volume,
+            find_student(blob_student),
+            options,
+            on_progress=told.fractions.append,
+            on_line=told.lines.append,
+            on_done=told.results.append,
+            on_failed=told.errors.append,
+        )
+        started.append(made)
+        made.start()
+        return made, told
+
+    yield start
+    for made in started:
+        made.abandon()
+
+
+def test_the_result_is_that_of_the_function(
+    host: Any, run: Any, two_blobs: TwoBlobs, blob_student: str, temporary: Path
+) -> None:
+    """On an oblique, left-handed grid; with all that the function gives."""
+    from ReCoKDLib.segment import segment
+
+    image, labels = two_blobs(oblique_left_handed())
+    _, told = run(image, probabilities=True)
+    host.run_until(lambda: told.over)
+    assert told.errors == []
+    (found,) = told.results
+    expected = segment(image, blob_student, probabilities=True)
+    assert np.array_equal(found.labels.array, expected.labels.array)
+    assert found.labels.same_grid(image)
+    assert found.labels.array.any()
+    assert expected.probabilities is not None
+    assert np.array_equal(found.probabilities.array, expected.probabilities.array)
+    assert found.label_set == expected.label_set
+    assert (found.student, found.warnings) == (expected.student, expected.warnings)
+    assert told.fractions[-1] == 1.0
+    assert any("two" not in line and "blobs-x4 from" in line for line in told.lines)
+    assert not [line for line in told.lines if "recokd " in line]
+    assert list(temporary.iterdir()) == []
+
+
+def test_options_reach_the_function(host: Any, run: Any, two_blobs: TwoBlobs) -> None:
+    _, told = run(two_blobs()[0], labels=["anterior"], device="cpu")
+    host.run_until(lambda: told.over)
+    assert [segment.name for segment in told.results[0].label_set.segments] == ["Anterior"]
+    assert set(np.unique(told.results[0].labels.array)) == {0, 1}
+    assert told.results[0].probabilities is None
+
+
+def test_its_own_errors_arrive_as_they_are(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path) -> None:
+    image, _ = two_blobs()
+    image.array[0, 0, 0, 0] = np.nan
+    _, told = run(image)
+    host.run_until(lambda: told.over)
+    (error,) = told.errors
+    assert type(error) is InputError
+    assert "1 voxel(s) that are not numbers" in str(error)
+    assert list(temporary.iterdir()) == []
+
+
+def test_cancelling_takes_no_time_and_leaves_nothing(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None
+) -> None:
+    made, told = run(two_blobs()[0])
+    host.run_until(lambda: bool(told.fractions))
+    assert alive(made.pid)
+    begun = time.monotonic()
+    made.cancel()
+    assert time.monotonic() - begun < 2
+    assert [type(error) for error in told.errors] == [Cancelled]
+    assert gone(made.pid)
+    host.run_for(0.1)
+    assert (len(told.errors), told.results) == (1, [])
+    assert list(temporary.iterdir()) == []
+
+
+def test_cancelling_before_it_has_said_anything(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path) -> None:
+    made, told = run(two_blobs()[0])
+    made.cancel()
+    assert [type(error) for error in told.errors] == [Cancelled]
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_process_that_is_killed_from_outside_says_so(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None
+) -> None:
+    made, told = run(two_blobs()[0])
+    host.run_until(lambda: bool(told.fractions))
+    os.kill(made.pid, signal.SIGKILL)
+    host.run_until(lambda: told.over, 5)
+    (error,) = told.errors
+    assert "ended before it was done" in str(error)
+    assert "Loading PyTorch." in str(error).split("Its last lines:")[1]
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_program_that_does_not_start(host: Any, run: Any, two_blobs: TwoBlobs, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    _, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over, 5)
+    assert len(told.errors) == 1
+    assert "ended before it was done" in str(told.errors[0])
+
+
+def test_a_crash_shows_its_last_lines(
+    host: Any, run: Any, two_blobs: TwoBlobs, monkeypatch: Any, temporary: Path
+) -> None:
+    code = "import sys; print('n\\u00e4her', *map(str, range(20)), sep='\\n'); sys.stdout.flush(); 1 / 0"
+    monkeypatch.setattr(worker, "_CODE", code)
+    _, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over, 20)
+    (error,) = told.errors
+    assert "ZeroDivisionError" in str(error)
+    assert "näher" not in str(error)  # only the last ones
+    assert "näher" in told.lines
+
+
+def test_an_abandoned_run_is_silent(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None) -> None:
+    made, told = run(two_blobs()[0])
+    host.run_until(lambda: bool(told.fractions))
+    made.abandon()
+    host.run_for(0.1)
+    assert not told.over
+    assert gone(made.pid)
+    assert list(temporary.iterdir()) == []
+
+
+def test_two_at_once(host: Any, run: Any, two_blobs: TwoBlobs) -> None:
+    (first, one), (second, other) = run(two_blobs()[0]), run(two_blobs(oblique_left_handed())[0])
+    host.run_until(lambda: one.over and other.over)
+    assert first.pid != second.pid
+    assert one.results[0].labels.same_grid(two_blobs()[0])
+    assert other.results[0].labels.same_grid(two_blobs(oblique_left_handed())[0])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_no_process_is_left_when_the_program_dies(
+    blob_student: str, two_blobs: TwoBlobs, repository: Path, tmp_path: Path
+) -> None:
+    """Slicer crashes in mid-run: its run ends too, and takes its copy of the volume with it."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    code = f"ENDLESS = {ENDLESS!r}\n" + textwrap.dedent("""
+        import os, signal
+        import numpy as np
+        from slicer_host import Host
+        host = Host()
+        from ReCoKDLib import worker
+        worker._CODE = ENDLESS
+        from ReCoKDLib.students import find_student
+        from ReCoKDLib.volume import Volume
+        from ReCoKDLib.widgets.process import BackgroundRun
+        volume = Volume(np.random.default_rng(0).random((1, 12, 20, 20), np.float32), np.eye(4))
+        said = []
+        nothing = lambda *_: None
+        run = BackgroundRun(volume, find_student("blobs-x4"), {}, on_progress=said.append, on_line=nothing,
+                            on_done=nothing, on_failed=nothing)
+        run.start()
+        host.run_until(lambda: said)
+        print(run.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    path = os.pathsep.join((str(repository / "ReCoKD"), str(repository / "Testing" / "helpers")))
+    died = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert gone(int(died.stdout))
+    until = time.monotonic() + 5
+    while list(temporary.glob("recokd-run-*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert list(temporary.glob("recokd-run-*")) == []
