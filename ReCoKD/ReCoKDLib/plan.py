@@ -104,6 +104,11 @@ class Architecture:
         return self.backbone.stage_paths(self.arch_kwargs)
 
     @property
+    def ends_in_activation(self) -> bool:
+        """Whether an encoder stage's output has gone through norm and activation."""
+        return self.backbone.ends_in_activation(self.arch_kwargs)
+
+    @property
     def outputs(self) -> int:
         """How many outputs the network has under deep supervision."""
         return self.backbone.outputs(self.arch_kwargs)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ReCoKDLib.backbones import triple
@@ -64,12 +65,18 @@ class HookRecorder:
         paths: the modules whose outputs are the features, as ``named_modules`` calls them, in the order they run.
         channels: of these outputs.
         strides: of these modules.
+        activate: bring the outputs to where nnU-Net's stages end, instance norm and leaky ReLU, in float32 [ours]. For
+            networks whose stages end in a sum of residuals: its scale grows from stage to stage (in a trained SegResNet
+            to twenty times that of nnU-Net's features), and the losses, which compare scales, would see nothing else.
     """
 
-    def __init__(self, paths: Sequence[str], channels: Sequence[int], strides: Sequence[Int3]) -> None:
+    def __init__(
+        self, paths: Sequence[str], channels: Sequence[int], strides: Sequence[Int3], activate: bool = False
+    ) -> None:
         self.paths = tuple(paths)
         self._channels = tuple(channels)
         self._strides = tuple(strides)
+        self.activate = activate
 
     def channels(self, network: nn.Module) -> tuple[int, ...]:
         """As they were given."""
@@ -85,7 +92,8 @@ class HookRecorder:
         logits: tuple[Tensor, ...] = ()
         with self._recording(network, features, not with_logits), suppress(_LastStageReached):
             logits = _listed(network(images))
-        return NetworkOutputs(tuple(features[path] for path in self.paths), logits)
+        recorded = (features[path] for path in self.paths)
+        return NetworkOutputs(tuple(_activated(f) if self.activate else f for f in recorded), logits)
 
     @contextmanager
     def _recording(self, network: nn.Module, features: dict[str, Tensor], stop: bool) -> Iterator[None]:
@@ -117,6 +125,12 @@ class _LastStageReached(Exception):  # noqa: N818 (it is no error)
     """Ends a forward pass whose remaining layers nobody asked for."""
 
 
+def _activated(features: Tensor) -> Tensor:
+    if features[0, 0].numel() > 1:  # a single voxel has no variance
+        features = functional.instance_norm(features.float())
+    return functional.leaky_relu(features, 0.01)
+
+
 def _listed(output: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (output,) if isinstance(output, Tensor) else tuple(output)
 
@@ -129,7 +143,12 @@ def recorder_for(architecture: Architecture) -> Recorder:
     """The recorder for the network of an architecture."""
     if architecture.backbone.encoder_returns_stages:
         return EncoderDecoderRecorder()
-    return HookRecorder(architecture.stage_paths, architecture.features_per_stage, architecture.strides)
+    return HookRecorder(
+        architecture.stage_paths,
+        architecture.features_per_stage,
+        architecture.strides,
+        activate=not architecture.ends_in_activation,
+    )
 
 
 def pair_stages(student: Sequence[Int3], teacher: Sequence[Int3]) -> tuple[int, ...]:

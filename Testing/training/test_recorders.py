@@ -115,6 +115,38 @@ def test_strides_may_be_single_numbers() -> None:
     assert EncoderDecoderRecorder().strides(build_network(numbers, 1, 3)) == (ONE, TWO, (1, 2, 2)) == numbers.strides
 
 
+def test_sums_of_residuals_are_brought_to_where_nnunets_stages_end() -> None:
+    """Whatever their scale: one loss weight must do for all teachers."""
+    architecture, network = backbone_plan("SegResNet").architecture, made("SegResNet")
+    bare = HookRecorder(architecture.stage_paths, architecture.features_per_stage, architecture.strides)
+    raw = bare.run(network, images(), False).features
+    recorded = recorder_for(architecture).run(network, images(), False).features
+    assert raw[0].min() < -0.5
+    for ours, theirs in zip(recorded, raw, strict=True):
+        flat = theirs.flatten(2)
+        scale = (flat.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+        normal = ((flat - flat.mean(2, keepdim=True)) / scale).view_as(theirs)
+        torch.testing.assert_close(ours, torch.where(normal > 0, normal, 0.01 * normal), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        network.get_submodule("convInit").get_parameter("conv.weight").mul_(100)
+    large = recorder_for(architecture).run(network, images(), False).features
+    torch.testing.assert_close(large[0].std(), recorded[0].std(), rtol=0.2, atol=0)
+
+
+@backbones
+def test_only_sums_of_residuals_are_changed(backbone: str) -> None:
+    recorder = recorder_for(backbone_plan(backbone).architecture)
+    assert getattr(recorder, "activate", False) is (backbone in ("SegResNet", "UNet"))
+
+
+def test_a_stage_of_one_voxel_is_recorded() -> None:
+    network = made("SegResNet").train()
+    recorder = recorder_for(backbone_plan("SegResNet").architecture)
+    features = recorder.run(network, torch.randn(1, 1, 4, 4, 4), True).features
+    assert features[-1].shape[2:] == (1, 1, 1)
+    assert torch.isfinite(features[-1]).all()
+
+
 class Checkpointed(nn.Module):
     """Two stages and a head, each run again in the backward pass."""
 

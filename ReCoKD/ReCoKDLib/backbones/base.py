@@ -67,6 +67,10 @@ class Backbone(ABC):
     def stage_paths(self, kwargs: Kwargs) -> tuple[str, ...]:
         """The modules whose outputs are the encoder stages' features, as ``named_modules`` calls them."""
 
+    def ends_in_activation(self, kwargs: Kwargs) -> bool:
+        """Whether an encoder stage's output has gone through norm and activation, or is still a sum of residuals."""
+        return True
+
     @abstractmethod
     def outputs(self, kwargs: Kwargs) -> int:
         """How many outputs the network has under deep supervision."""

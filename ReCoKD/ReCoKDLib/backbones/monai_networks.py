@@ -120,6 +120,9 @@ class SegResNet(Backbone):
     def stage_paths(self, kwargs: Kwargs) -> tuple[str, ...]:
         return tuple(f"down_layers.{stage}" for stage in range(self._stages(kwargs)))
 
+    def ends_in_activation(self, kwargs: Kwargs) -> bool:
+        return False
+
     def outputs(self, kwargs: Kwargs) -> int:
         return 1
 
@@ -175,6 +178,9 @@ class UNet(Backbone):
     def stage_paths(self, kwargs: Kwargs) -> tuple[str, ...]:
         levels = ["model" + ".1.submodule" * level for level in range(len(kwargs["channels"]))]
         return (*(f"{level}.0" for level in levels[:-1]), levels[-1])
+
+    def ends_in_activation(self, kwargs: Kwargs) -> bool:
+        return not kwargs.get("num_res_units")
 
     def outputs(self, kwargs: Kwargs) -> int:
         return 1
