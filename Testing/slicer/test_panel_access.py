@@ -1,0 +1,66 @@
+"""The panel for everybody: hints, the keyboard, any colours, any language."""
+
+from __future__ import annotations
+
+import ast
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+KINDS = ("QAbstractButton", "QComboBox", "QAbstractSpinBox", "QLineEdit", "QListWidget", "QTableWidget")
+
+
+def controls(host: Any, panel: Any) -> list[Any]:
+    named = [widget for widget in vars(panel.ui).values() if any(widget.inherits(kind) for kind in KINDS)]
+    # Parts of other widgets, such as the line in a spin box, have names of Qt's own.
+    return [widget for widget in named if not widget.objectName.startswith("qt_")]
+
+
+def test_every_control_has_a_hint_and_can_be_reached_by_key(host: Any, panel: Any) -> None:
+    found = controls(host, panel)
+    assert len(found) > 30
+    assert [widget.objectName for widget in found if not widget.toolTip] == []
+    assert [widget.objectName for widget in found if not widget.focusPolicy & host.qt.Qt.TabFocus] == []
+
+
+def test_buttons_without_text_have_a_name_for_screen_readers(host: Any, panel: Any) -> None:
+    bare = [
+        widget
+        for widget in controls(host, panel)
+        if widget.inherits("QToolButton") and not widget.text and not widget.accessibleName
+    ]
+    assert [widget.objectName for widget in bare] == []
+
+
+def test_no_letter_is_used_twice_in_a_section(repository: Path) -> None:
+    for path in sorted((repository / "ReCoKD" / "Resources" / "UI").glob("*.ui")):
+        texts = [element.text or "" for element in ElementTree.parse(path).iter("string")]
+        letters = [text[text.index("&") + 1].casefold() for text in texts if "&" in text]
+        assert len(letters) == len(set(letters)), path.name
+
+
+def test_no_colour_is_fixed(repository: Path) -> None:
+    """What is readable in the light style is readable in the dark one: widgets have the style's colours."""
+    for path in sorted((repository / "ReCoKD" / "Resources" / "UI").glob("*.ui")):
+        text = path.read_text(encoding="utf-8")
+        assert "styleSheet" not in text, path.name
+        assert "palette" not in text, path.name
+    for path in sorted((repository / "ReCoKD" / "ReCoKDLib" / "widgets").glob("*.py")):
+        assert "setStyleSheet" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_texts_are_translatable(repository: Path) -> None:
+    """What widgets show goes through ``_``: no text is given to a widget as it is."""
+    shown = {"text", "toolTip", "placeholderText"}
+    bare = []
+    for path in sorted((repository / "ReCoKD" / "ReCoKDLib" / "widgets").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value:
+                names = {target.attr for target in node.targets if isinstance(target, ast.Attribute)}
+                bare += [f"{path.name}:{node.lineno}" for _ in names & shown]
+    assert bare == []
+
+
+def test_every_icon_is_drawn(host: Any, repository: Path) -> None:
+    for path in sorted((repository / "ReCoKD" / "Resources" / "Icons").glob("*.svg")):
+        assert not host.qt.QIcon(str(path)).pixmap(16, 16).isNull(), path.name
