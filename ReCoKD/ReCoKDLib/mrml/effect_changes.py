@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..interaction.corrections import Click, LockedError
-from ..interaction.corrector import EdgeAware
+from ..interaction.corrector import BorderLayer
 from ..labels import LabelSet, Segment
 from ..segment import SegmentationResult
 from ..table import segment_mask
@@ -115,7 +115,7 @@ def _around(volume: Volume, point: Point) -> tuple[slice, slice, slice]:
     """The part of a volume that a click may look at."""
     to_ijk = np.linalg.inv(volume.ijk_to_ras)
     centre = (to_ijk @ np.array([*point, 1.0]))[2::-1]
-    reach = 2 + EdgeAware().reach_mm * np.linalg.norm(to_ijk[:3, :3], axis=1)[::-1]
+    reach = 2 + BorderLayer().reach_mm * np.linalg.norm(to_ijk[:3, :3], axis=1)[::-1]
     low = np.clip(np.floor(centre - reach), 0, np.array(volume.shape) - 1).astype(int)
     high = np.clip(np.ceil(centre + reach) + 1, low + 1, volume.shape).astype(int)
     k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
