@@ -352,15 +352,9 @@ def _renew(slicer: Any, segmentation_node: Any, changed: list[str], representati
     if not representations:
         return
     segmentation = segmentation_node.GetSegmentation()
-    if _other_representations(slicer, segmentation) != representations:
-        # An image has grown, which threw them away.
-        for name in representations:
-            segmentation.CreateRepresentation(name)
-        return
-    logic = slicer.modules.segmentations.logic()
+    # The surfaces of all others stay. Where an image has grown, Slicer has thrown all of them away.
     for segment_id in changed:
-        image = labelmap_of(segmentation, segment_id)
-        nothing = oriented_image(np.zeros((1, 1, 1), np.uint8), np.eye(4), _first(image))
-        nothing.CopyDirections(image)
-        # Slicer's own way of editing a segment; it makes the surface of this one alone.
-        logic.SetBinaryLabelmapToSegment(nothing, segmentation_node, segment_id, logic.MODE_MERGE_MASK)
+        for name in representations:
+            segmentation.GetSegment(segment_id).RemoveRepresentation(name)
+    for name in representations:
+        segmentation.CreateRepresentation(name)
