@@ -73,7 +73,7 @@ def fitted(cases: Sequence[Case], label_set: LabelSet, rounds: int = 1) -> dict[
 
     The first round learns from histories that the plain rule made, further ones also from those that the weights make.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
     corrector: Corrector = BorderLayer()
     pairs: list[tuple[Array, Array]] = []
