@@ -28,7 +28,9 @@ STUDENT = "hippocampus-x4"
 
 
 def next_click(labels: Volume, truth: Volume, label_set: LabelSet) -> Click | None:
-    """A click at the deepest point of the largest connected error, None where there is no error.
+    """A click at the centre of the largest connected error, None where there is no error.
+
+    That is its deepest point, of several the one nearest to its centre of gravity: most errors are one voxel thick.
 
     An error is a set of voxels, connected over faces, of one true label that all have the same other one.
     """
@@ -45,7 +47,9 @@ def next_click(labels: Volume, truth: Volume, label_set: LabelSet) -> Click | No
         return None
     # Beyond the volume's faces nothing is wrong.
     depth = distance_transform_edt(np.pad(best, 1), sampling=labels.spacing)[1:-1, 1:-1, 1:-1]
-    k, j, i = (int(n) for n in np.unravel_index(int(depth.argmax()), depth.shape))
+    deepest = np.argwhere(depth > depth.max() - 1e-6)
+    away = ((deepest - np.argwhere(best).mean(axis=0)) * labels.spacing) ** 2
+    k, j, i = deepest[int(away.sum(axis=1).argmin())].tolist()
     ras = (labels.ijk_to_ras @ (i, j, k, 1))[:3]
     names = {segment.value: segment.name for segment in label_set.segments}
     is_value, was_value = int(true[k, j, i]), int(found[k, j, i])
@@ -159,10 +163,10 @@ def table_of_gain(cases: Iterable[Case], label_set: LabelSet) -> str:
     return "\n".join(lines)
 
 
-def hippocampus_cases(data: Path, number: int | None) -> Iterator[Case]:
-    """The validation cases with the shipped student's answers."""
+def hippocampus_cases(data: Path, number: int | None, part: str = "val") -> Iterator[Case]:
+    """The cases of a part of the split with the shipped student's answers."""
     predictor = Predictor.from_package(find_student(STUDENT), "cpu")
-    names = json.loads((data / "split_hippocampus.json").read_text(encoding="utf-8"))["val"]
+    names = json.loads((data / "split_hippocampus.json").read_text(encoding="utf-8"))[part]
     for name in names[:number]:
         folder = data / "Dataset004_Hippocampus"
         volume = read_volume(folder / "imagesTr" / f"{name}_0000.nii.gz")

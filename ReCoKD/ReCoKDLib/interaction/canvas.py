@@ -164,7 +164,7 @@ class Canvas:
         )
         flips = gain + support > 0
         flips[at] = True
-        flips = _connected(flips, seeds)
+        flips = _connected(flips, flips | np.append(placed.allowed, False)[codes], seeds)
         local = np.nonzero(flips)
         whole = tuple(axis + start for axis, start in zip(local, placed.low, strict=True))
         before = self.array[whole]
@@ -294,11 +294,11 @@ def _nothing(placed: Placed, refused: str) -> Applied:
     return Applied(placed, np.zeros((3, 0), dtype=np.intp), none, none, refused)
 
 
-def _connected(flips: Array, seeds: Array) -> Array:
-    """Only those that hang together with a seed, over faces."""
+def _connected(flips: Array, through: Array, seeds: Array) -> Array:
+    """Only those that hang together with a seed, over faces of others and of what fits already: no islands."""
     from scipy.ndimage import label
 
-    parts, _ = label(flips)
+    parts, _ = label(through)
     wanted: Array = np.isin(parts, parts[tuple(seeds.T)]) & flips
     return wanted
 

@@ -12,7 +12,8 @@ from ..labels import LabelSet
 from ..volume import Volume
 from .canvas import Applied, Canvas, Slices, require_effect
 from .corrections import Box, Correction
-from .corrector import BorderLayer, Corrector
+from .corrector import Corrector
+from .fitted import FittedLayer
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def refine(
         probabilities: The student's, see :class:`.evidence.Evidence`; None if there are none.
         locked: Names of segments that no correction may touch, besides those that it names itself.
         box: Outside of it no correction that has no box of its own may change anything.
-        corrector: How far corrections reach; :class:`.corrector.BorderLayer` for None.
+        corrector: How far corrections reach; :class:`.fitted.FittedLayer` for None.
         cancelled: Asked before each correction.
 
     Raises:
@@ -65,7 +66,7 @@ def refine(
         InputError: A segment is unknown, or grids differ.
         Cancelled: ``cancelled`` said so.
     """
-    canvas = Canvas(volume, labels, label_set, probabilities, corrector or BorderLayer())
+    canvas = Canvas(volume, labels, label_set, probabilities, corrector or FittedLayer())
     placed = [canvas.place(limited(correction, locked, box)) for correction in corrections]
     done: list[Applied] = []
     for each in placed:

@@ -12,7 +12,8 @@ from ..labels import LabelSet
 from ..volume import Volume
 from .canvas import Applied, Canvas, Placed, Slices, overlapping, require_effect
 from .corrections import Box, Correction
-from .corrector import BorderLayer, Corrector
+from .corrector import Corrector
+from .fitted import FittedLayer
 from .refine import limited
 
 
@@ -59,7 +60,7 @@ class RefineSession:
         corrector: Corrector | None = None,
         state: State | None = None,
     ) -> None:
-        self._canvas = Canvas(volume, labels, label_set, probabilities, corrector or BorderLayer())
+        self._canvas = Canvas(volume, labels, label_set, probabilities, corrector or FittedLayer())
         self._labels = labels.with_array(self._canvas.array[None])
         self._done: list[Applied] = []
         self._states = [State()]
