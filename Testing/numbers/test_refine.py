@@ -13,7 +13,8 @@ from distillation_cases import plain_labels, region_labels
 from geometries import GEOMETRIES, Matrix
 from ReCoKDLib.errors import Cancelled, InputError
 from ReCoKDLib.interaction.corrections import Box, Click, LockedError, OutsideVolumeError, Stroke
-from ReCoKDLib.interaction.corrector import BorderLayer
+from ReCoKDLib.interaction.corrector import BorderLayer, Corrector
+from ReCoKDLib.interaction.fitted import FittedLayer
 from ReCoKDLib.interaction.refine import refine
 from ReCoKDLib.interaction.session import RefineSession, State
 from ReCoKDLib.volume import Volume
@@ -240,7 +241,7 @@ def test_the_inputs_stay_as_they_are(two_blobs: TwoBlobs) -> None:
     assert refine(volume, labels, LABELS, []).changed is None
 
 
-def refined(session: RefineSession, volume: Volume, labels: Volume, corrector: BorderLayer) -> np.ndarray:
+def refined(session: RefineSession, volume: Volume, labels: Volume, corrector: Corrector) -> np.ndarray:
     made = session.state.corrections
     active = [c for n, c in enumerate(made) if n not in session.refused]
     heads = soft(labels)
@@ -249,12 +250,14 @@ def refined(session: RefineSession, volume: Volume, labels: Volume, corrector: B
     return array
 
 
+@pytest.mark.parametrize("corrector", [BorderLayer(reach_mm=6.0), FittedLayer(reach_mm=6.0)], ids=["border", "fitted"])
 @pytest.mark.parametrize("seed", [1, 4])
-def test_a_session_equals_the_function_after_every_step_of_a_random_history(two_blobs: TwoBlobs, seed: int) -> None:
+def test_a_session_equals_the_function_after_every_step_of_a_random_history(
+    two_blobs: TwoBlobs, seed: int, corrector: Corrector
+) -> None:
     geometry = list(GEOMETRIES.values())[seed]()
     volume, labels = two_blobs(ijk_to_ras=geometry)
     generator = np.random.default_rng(seed)
-    corrector = BorderLayer(reach_mm=6.0)
     session = RefineSession(volume, labels, LABELS, probabilities=soft(labels), corrector=corrector)
     seen = {0: session.labels.array.copy()}
     step = 0
