@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import locale
 import math
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +26,6 @@ _UNEVEN_SLICES = 0.1
 _POSITION = "0020|0032"  # Image Position (Patient)
 
 
-@contextmanager
-def _locale_kept() -> Iterator[None]:
-    """ITK changes the locale of the process while it reads DICOM, and may leave "C" behind, which knows no umlauts."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        if locale.setlocale(locale.LC_ALL) != before:
-            locale.setlocale(locale.LC_ALL, before)
-
-
-@_locale_kept()
 def read_volume(path: Path, series: str = "") -> Volume:
     """Read one scalar 3D image: NIfTI, NRRD, MetaImage, or a folder with a DICOM series.
 
@@ -143,7 +128,6 @@ def _reason(error: RuntimeError) -> str:
     return line.split("): ", 1)[-1].rstrip(".")[:200]
 
 
-@_locale_kept()
 def dicom_series(folder: Path) -> tuple[str, ...]:
     """UIDs of the series with images in a folder, in their order; those in its sub-folders are not looked for."""
     import SimpleITK as sitk
@@ -151,7 +135,6 @@ def dicom_series(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))))
 
 
-@_locale_kept()
 def dicom_files(path: Path, series: str = "") -> tuple[Path, ...]:
     """The files of a DICOM series, in the order in which they are its slices.
 
