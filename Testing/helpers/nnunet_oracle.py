@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from ReCoKDLib.volume import Array, Volume
+from torchvision_import import declare_torchvision_operators
 
 TRAINER = "nnUNetTrainer"
 
@@ -83,22 +83,6 @@ def random_results(
             place / "checkpoint_final.pth",
         )
     return folder
-
-
-def declare_torchvision_operators() -> None:
-    """Let torchvision be imported where its build does not fit torch.
-
-    nnU-Net looks for classes that moved by importing everything, timm and with it torchvision among it. Nothing here
-    calls an operator of torchvision's; its import only wants them declared.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        for operator in ("nms", "qnms"):
-            with suppress(RuntimeError):  # declared already
-                torch.library.define(
-                    f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                )
 
 
 class _SinglePrecision(ModuleType):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -27,17 +26,6 @@ from ReCoKDLib.plan import Plan
 CONFIGURATION = "3d_fullres"
 DATASET = "Dataset901_Blobs"
 WIDE = (8, 16, 16)
-
-
-def declare_torchvision_operators() -> None:
-    """Let ``import torchvision`` succeed where its build has no operators for the installed torch.
-
-    nnU-Net's search for a trainer imports all of its own trainers first, and some of them need timm, which needs
-    torchvision, whose import fails if two operators are not declared. Nothing here calls them.
-    """
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
 
 
 def prepare(folder: Path, **raw: Any) -> Path:
@@ -98,7 +86,8 @@ def run_command(entry: str, *arguments: str, **variables: str) -> subprocess.Com
     """One of nnU-Net's commands in a process of its own; ``entry`` is ``MODULE:FUNCTION`` as in its packaging."""
     module, function = entry.split(":")
     own = Path(__file__)
-    start = f"from {own.stem} import declare_torchvision_operators as d; d(); from {module} import {function} as f; f()"
+    ready = "from torchvision_import import declare_torchvision_operators as declare; declare()"
+    start = f"{ready}; from {module} import {function} as f; f()"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECOKD_", "nnUNet_"))}
     paths = [str(own.parent), *(path for path in sys.path if path)]
     return subprocess.run(

@@ -21,7 +21,6 @@ from torch.multiprocessing.spawn import spawn
 from nnunet_training import (
     CONFIGURATION,
     WIDE,
-    declare_torchvision_operators,
     environment,
     fixed_batch,
     make_teacher,
@@ -42,6 +41,7 @@ from ReCoKDLib.volume import Volume
 from ReCoKDTrainingLib import nnunet_trainer
 from ReCoKDTrainingLib.nnunet_settings import DistillationVariables, NnunetTask, student_plans
 from ReCoKDTrainingLib.processes import average_gradients, share_parameters
+from torchvision_import import declare_torchvision_operators
 
 pytest.importorskip("nnunetv2")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
