@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .backbones.nnunet_networks import PlainConvUNet, ResidualEncoderUNet
 from .errors import PlanError
 
-_UNETS = "dynamic_network_architectures.architectures.unet."
-# What the encoder's stages count: convolutions, or residual blocks of two.
-_STAGE_COUNTS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+_UNETS = {unet.name: unet for unet in (PlainConvUNet(), ResidualEncoderUNet())}
 
 
 def with_architecture(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,33 +31,25 @@ def with_architecture(configuration: Mapping[str, Any]) -> dict[str, Any]:
         class_name = str(architecture["network_class_name"])
         # The classes moved between modules of their library; nnU-Net too goes by the last part then.
         short = class_name.rpartition(".")[2]
-        if class_name.startswith("dynamic_network_architectures.") and short in _STAGE_COUNTS:
-            architecture["network_class_name"] = _UNETS + short
+        if class_name.startswith("dynamic_network_architectures.") and short in _UNETS:
+            architecture["network_class_name"] = _UNETS[short].class_name
         return {**configuration, "architecture": architecture}
     name = configuration["UNet_class_name"]
-    if name not in _STAGE_COUNTS:
-        raise PlanError(f"The plan's network class {name!r} is not known. Known: {', '.join(_STAGE_COUNTS)}.")
-    convolutions = list(configuration["n_conv_per_stage_encoder"])
+    if name not in _UNETS:
+        raise PlanError(f"The plan's network class {name!r} is not known. Known: {', '.join(_UNETS)}.")
+    unet = _UNETS[name]
+    encoder = configuration["n_conv_per_stage_encoder"]
     first, largest = int(configuration["UNet_base_num_features"]), int(configuration["unet_max_num_features"])
     architecture = {
-        "network_class_name": _UNETS + name,
-        "arch_kwargs": {
-            "n_stages": len(convolutions),
-            "features_per_stage": [min(first * 2**stage, largest) for stage in range(len(convolutions))],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": configuration["conv_kernel_sizes"],
-            "strides": configuration["pool_op_kernel_sizes"],
-            _STAGE_COUNTS[name]: convolutions,
-            "n_conv_per_stage_decoder": list(configuration["n_conv_per_stage_decoder"]),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        "network_class_name": unet.class_name,
+        "arch_kwargs": unet.planned(
+            [min(first * 2**stage, largest) for stage in range(len(encoder))],
+            configuration["pool_op_kernel_sizes"],
+            configuration["conv_kernel_sizes"],
+            encoder,
+            configuration["n_conv_per_stage_decoder"],
+        ),
+        "_kw_requires_import": list(unet.imports),
     }
     return {**configuration, "architecture": architecture}
 

@@ -70,7 +70,7 @@ class LoadedStudent:
         # Only here, because Slicer reads results without loading torch.
         from .prediction import Predictor
 
-        package = student if isinstance(student, ModelPackage) else find_student(student)
+        package = _package(student)
         return cls(package, Predictor.from_package(package, device, mirroring))
 
 

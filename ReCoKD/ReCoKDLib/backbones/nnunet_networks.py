@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Backbone, Kwargs, narrow, triple
 
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 
 class NnunetUNet(Backbone):
-    """What the two have in common."""
+    """What the two have in common.
 
+    Attributes:
+        stage_counts: The argument that counts what is in each encoder stage: convolutions, or residual blocks of two.
+    """
+
+    stage_counts: ClassVar[str]
     arguments = frozenset(
         {
             *("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder"),
@@ -44,16 +49,34 @@ class NnunetUNet(Backbone):
     def for_topology(
         self, features: Sequence[int], strides: Sequence[Int3], kernel_sizes: Sequence[Int3]
     ) -> dict[str, Any]:
-        stages = len(strides)
-        encoder, decoder = self._blocks(stages)
+        encoder, decoder = self._blocks(len(strides))
+        return self.planned(features, strides, kernel_sizes, encoder, [decoder] * (len(strides) - 1))
+
+    def planned(
+        self,
+        features: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        encoder: Sequence[int],
+        decoder: Sequence[int],
+    ) -> dict[str, Any]:
+        """The arguments that nnU-Net's planners give, of which norm, activation and biases are always the same.
+
+        Args:
+            features: Channels of each stage.
+            strides: Of each stage.
+            kernel_sizes: Of each stage.
+            encoder: What ``stage_counts`` names, for each stage.
+            decoder: Convolutions of each decoder stage.
+        """
         return {
-            "n_stages": stages,
+            "n_stages": len(features),
             "features_per_stage": list(features),
             "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [list(kernel) for kernel in kernel_sizes],
             "strides": [list(stride) for stride in strides],
-            **encoder,
-            "n_conv_per_stage_decoder": [decoder] * (stages - 1),
+            self.stage_counts: list(encoder),
+            "n_conv_per_stage_decoder": list(decoder),
             "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
             "norm_op_kwargs": {"eps": 1e-05, "affine": True},
@@ -64,8 +87,8 @@ class NnunetUNet(Backbone):
         }
 
     @abstractmethod
-    def _blocks(self, stages: int) -> tuple[dict[str, Any], int]:
-        """The argument for the encoder's blocks, and the convolutions of a decoder stage, as nnU-Net plans them."""
+    def _blocks(self, stages: int) -> tuple[list[int], int]:
+        """What ``stage_counts`` names, and the convolutions of a decoder stage, as nnU-Net plans them."""
 
     def build(self, kwargs: Kwargs, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
         from dynamic_network_architectures.architectures import unet
@@ -82,10 +105,11 @@ class PlainConvUNet(NnunetUNet):
 
     name = "PlainConvUNet"
     class_name = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-    arguments = NnunetUNet.arguments | {"n_conv_per_stage", "nonlin_first"}
+    stage_counts = "n_conv_per_stage"
+    arguments = NnunetUNet.arguments | {stage_counts, "nonlin_first"}
 
-    def _blocks(self, stages: int) -> tuple[dict[str, Any], int]:
-        return {"n_conv_per_stage": [2] * stages}, 2
+    def _blocks(self, stages: int) -> tuple[list[int], int]:
+        return [2] * stages, 2
 
 
 class ResidualEncoderUNet(NnunetUNet):
@@ -93,7 +117,8 @@ class ResidualEncoderUNet(NnunetUNet):
 
     name = "ResidualEncoderUNet"
     class_name = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-    arguments = NnunetUNet.arguments | {"n_blocks_per_stage", "bottleneck_channels", "stem_channels"}
+    stage_counts = "n_blocks_per_stage"
+    arguments = NnunetUNet.arguments | {stage_counts, "bottleneck_channels", "stem_channels"}
 
     def narrowed(self, kwargs: Kwargs, t: int, minimum: int) -> dict[str, Any]:
         result = super().narrowed(kwargs, t, minimum)
@@ -104,5 +129,5 @@ class ResidualEncoderUNet(NnunetUNet):
                 result[key] = [narrow(c, t, minimum) for c in value] if many else narrow(value, t, minimum)
         return result
 
-    def _blocks(self, stages: int) -> tuple[dict[str, Any], int]:
-        return {"n_blocks_per_stage": [(1, 3, 4, 6)[min(stage, 3)] for stage in range(stages)]}, 1
+    def _blocks(self, stages: int) -> tuple[list[int], int]:
+        return [(1, 3, 4, 6)[min(stage, 3)] for stage in range(stages)], 1
