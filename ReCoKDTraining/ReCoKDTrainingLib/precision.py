@@ -1,12 +1,15 @@
-"""Which number format a device computes fastest in without harm."""
+"""In which number format and which order of a tensor's numbers a device computes fastest without harm."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ReCoKDLib.errors import ReCoKDError
+from ReCoKDLib.plan import Architecture
 
 CHOICES = ("auto", "bf16", "off")
+_NARROW = 16
 
 
 def autocast_dtype(device: torch.device, choice: str = "auto") -> torch.dtype | None:
@@ -29,3 +32,16 @@ def autocast_dtype(device: torch.device, choice: str = "auto") -> torch.dtype | 
         ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         return torch.bfloat16 if ask is not None and ask() else None
     return None
+
+
+def arranged(network: nn.Module, device: torch.device, architecture: Architecture) -> nn.Module:
+    """A network that is to be trained, its weights in the order that the device trains it fastest with.
+
+    That is channels last on a CPU where the first stage is narrow. Measured there, a step of nnU-Net's networks with 8
+    or 4 channels in the first stage is by a quarter to a half cheaper; with 16 it is about equal, with 32 dearer (as is
+    a teacher's forward pass), and so is a SegResNet in bfloat16.
+    """
+    narrow = architecture.features_per_stage[0] < _NARROW
+    if device.type == "cpu" and narrow and architecture.backbone.encoder_returns_stages:
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
