@@ -135,4 +135,5 @@ class Journal:
         except (OSError, ReCoKDError) as error:
             if what not in self._failed:
                 self._failed.add(what)
-                print(f"{what} could not be written ({error}). The run goes on.", flush=True)
+                said = str(error) if isinstance(error, ReCoKDError) else f"{what} could not be written ({error})."
+                print(f"{said} The run goes on.", flush=True)

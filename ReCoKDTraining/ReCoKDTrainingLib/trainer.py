@@ -169,6 +169,8 @@ class Trainer:
         schedule = self.schedule
         self.distiller.train()
         self.progress.stage("Training", schedule.steps, self.step, part=(0.05, 0.95))
+        if self.progress.journal is not None:
+            self.progress.journal.epochs(self.history, schedule.epochs)
         batches = self._batches()
         saved = begun = time.monotonic()
         self._validate()
