@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ReCoKDLib.errors import Cancelled, InputError, ReCoKDError
 
-from .command_line import make_parser
+from .command_line import configuration, parse_arguments, write_returned
 from .progress import Progress
+from .stopping import StopRequest
 
 
 def find_description() -> Path:
@@ -37,10 +38,14 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
         0 when it worked, 2 for an error that the user can mend, 130 when cancelled.
     """
     try:
-        arguments = make_parser(description or find_description()).parse_args(argv)
-        with Progress(arguments.progress) as progress:
-            _run(arguments, progress)
-    except (Cancelled, KeyboardInterrupt):
+        description = description or find_description()
+        arguments = parse_arguments(description, argv)
+        with StopRequest() as stop, Progress(arguments.progress, stop) as progress:
+            _run(arguments, description, progress)
+    except Cancelled as stopped:
+        print(f"recokd-training: {stopped} Go on with --resume.", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
         print("recokd-training: cancelled. Go on with --resume.", file=sys.stderr)
         return 130
     except ReCoKDError as error:
@@ -49,20 +54,31 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
     return 0
 
 
-def _run(arguments: argparse.Namespace, progress: Progress) -> None:
+def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
     for name in ("dataset", "output"):
         if getattr(arguments, name) is None:
             raise InputError(f"--{name} is missing. Say where the {name} folder is.")
     if arguments.task == "evaluate":
         _evaluate(arguments, progress)
     else:
-        _train(arguments, progress)
+        try:
+            _train(arguments, description, progress)
+        except BaseException as error:
+            if progress.journal is not None:
+                stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
+                said = str(error) if isinstance(error, ReCoKDError) else f"{type(error).__name__}: {error}"
+                progress.journal.line(said)
+                progress.journal.state("stopped" if stopped else "failed", error=None if stopped else said)
+            raise
+        finally:
+            if progress.journal is not None:
+                progress.journal.close()
 
 
 # Heavy imports come after the arguments are known to be right, and not for --help and --xml.
 
 
-def _train(arguments: argparse.Namespace, progress: Progress) -> None:
+def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
     from .finish import Presentation, finish_run
     from .parsing import parse_labels, parse_loss_options, parse_losses, parse_mirror_axes
     from .runs import RunSettings, prepare_run
@@ -96,6 +112,12 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         device=arguments.device,
         precision=arguments.precision,
         workers=arguments.workers,
+        validate_every=arguments.validateEvery,
+        validation_cases=arguments.validationCases,
+        patience=arguments.patience,
+        ship=arguments.ship,
+        checkpoint_minutes=arguments.checkpointMinutes,
+        configuration=configuration(description, arguments),
     )
     presentation = Presentation(
         name=arguments.name,
@@ -104,10 +126,18 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         attribution=arguments.attribution,
         dtype=arguments.dtype,
     )
-    run = prepare_run(settings, progress, arguments.resume)
+    run = prepare_run(settings, progress, arguments.resume or arguments.resumeAnyway, arguments.resumeAnyway)
+    assert progress.journal is not None, "a run that is prepared has one"
     if not run.trainer.finished:
+        progress.journal.state("training")
         run.trainer.run()
-    progress.say(f"The model is in {finish_run(run, presentation, progress)}")
+    progress.journal.state("evaluating")
+    finished = finish_run(run, presentation, progress)
+    progress.say(f"The model is in {finished.package}, the report in {finished.report}")
+    progress.journal.state("done", package=finished.package.name, report=finished.report.name)
+    if arguments.returnparameterfile is not None:
+        returned = {"package": finished.package, "report": finished.report, "meanDice": finished.dice}
+        write_returned(description, arguments.returnparameterfile, returned)
 
 
 def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
@@ -128,13 +158,14 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     if labels := parse_labels(arguments.labels):
         dataset = dataset.with_labels(select_classes(dataset.label_set, labels))
     results = {}
-    for path in arguments.models:
+    for index, path in enumerate(arguments.models):
         package = ModelPackage.open(path)
         known = for_evaluation(package, dataset)
         if package.card.name in results:
             raise InputError(f"Two of the models are called {package.card.name}. Evaluate them one after the other.")
         predictor = Predictor.from_package(package, arguments.device, arguments.mirroring)
-        progress.stage(f"Evaluating {package.card.name}", 1000)
+        part = (index / len(arguments.models), (index + 1) / len(arguments.models))
+        progress.stage(f"Evaluating {package.card.name}", 1000, part=part)
         results[package.card.name] = evaluate_cases(
             read_split(known, arguments.split, arguments.fold).validation,
             predictor,
