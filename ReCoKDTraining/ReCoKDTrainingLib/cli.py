@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ReCoKDLib.errors import Cancelled, InputError, ReCoKDError
@@ -12,6 +14,7 @@ from ReCoKDLib.errors import Cancelled, InputError, ReCoKDError
 from .command_line import configuration, parse_arguments, write_returned
 from .progress import Progress
 from .stopping import StopRequest
+from .torchrun import place
 
 
 def find_description() -> Path:
@@ -40,18 +43,23 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
     try:
         description = description or find_description()
         arguments = parse_arguments(description, argv)
-        with StopRequest() as stop, Progress(arguments.progress, stop) as progress:
+        with StopRequest() as stop, Progress(arguments.progress, stop, silent=not place().first) as progress:
             _run(arguments, description, progress)
     except Cancelled as stopped:
-        print(f"recokd-training: {stopped} Go on with --resume.", file=sys.stderr)
+        _complain(f"{stopped} Go on with --resume.")
         return 130
     except KeyboardInterrupt:
-        print("recokd-training: cancelled. Go on with --resume.", file=sys.stderr)
+        _complain("cancelled. Go on with --resume.")
         return 130
     except ReCoKDError as error:
-        print(f"recokd-training: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     return 0
+
+
+def _complain(text: str) -> None:
+    rank = os.environ.get("RANK")
+    print("recokd-training" + (f" (process {rank})" if rank else "") + f": {text}", file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
@@ -59,10 +67,13 @@ def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -
         if getattr(arguments, name) is None:
             raise InputError(f"--{name} is missing. Say where the {name} folder is.")
     if arguments.task == "evaluate":
+        if place().size > 1:
+            raise InputError("--task evaluate is for one process. Start it without torchrun.")
         _evaluate(arguments, progress)
     else:
         try:
-            _train(arguments, description, progress)
+            with _others(arguments.device):
+                _train(arguments, description, progress)
         except BaseException as error:
             if progress.journal is not None:
                 stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
@@ -75,12 +86,22 @@ def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -
                 progress.journal.close()
 
 
+def _others(device: str) -> AbstractContextManager[None]:
+    """Join the other processes, where torchrun started several."""
+    if place().size == 1:
+        return nullcontext()
+    from .processes import joined
+
+    return joined(device)
+
+
 # Heavy imports come after the arguments are known to be right, and not for --help and --xml.
 
 
 def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
     from .finish import Presentation, finish_run
     from .parsing import parse_labels, parse_loss_options, parse_losses, parse_mirror_axes
+    from .processes import leave
     from .runs import RunSettings, prepare_run
 
     if arguments.task == "teacher" and arguments.teacher is not None:
@@ -127,10 +148,13 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
         dtype=arguments.dtype,
     )
     run = prepare_run(settings, progress, arguments.resume or arguments.resumeAnyway, arguments.resumeAnyway)
-    assert progress.journal is not None, "a run that is prepared has one"
     if not run.trainer.finished:
-        progress.journal.state("training")
+        if progress.journal is not None:
+            progress.journal.state("training")
         run.trainer.run()
+    leave()
+    if progress.journal is None:
+        return  # of several processes the first one does the rest
     progress.journal.state("evaluating")
     finished = finish_run(run, presentation, progress)
     progress.say(f"The model is in {finished.package}, the report in {finished.report}")

@@ -20,6 +20,7 @@ from ReCoKDLib.errors import ReCoKDError
 
 from .class_matching import ClassMap
 from .losses.base import DistillationLoss, NetworkOutputs, full_precision
+from .losses.reduction import mean_over_processes
 from .losses.segmentation import SegmentationLoss
 from .recorders import EncoderDecoderRecorder, Recorder, pair_stages
 
@@ -226,7 +227,7 @@ class Distiller(nn.Module):
         norms = dict.fromkeys(["segmentation", *self.losses], 0.0)
         for name, part in parts.items():
             (gradient,) = torch.autograd.grad(part, weight, retain_graph=True, allow_unused=True)
-            norms[name] = 0.0 if gradient is None else float(gradient.norm())
+            norms[name] = 0.0 if gradient is None else float(mean_over_processes(gradient).norm())
         return norms
 
     def pop_statistics(self) -> dict[str, float]:

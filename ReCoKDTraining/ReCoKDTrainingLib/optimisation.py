@@ -12,8 +12,12 @@ from torch import Tensor
 
 from ReCoKDLib.errors import ReCoKDError
 
+from .agreement import OtherProcessMemoryError, State, agree, require_all_fine
 from .distiller import Distiller
+from .losses.reduction import mean_over_processes
+from .processes import average_gradients
 from .sampling import seeded
+from .torchrun import place
 
 Result = TypeVar("Result")
 
@@ -40,7 +44,10 @@ class Optimisation:
     batch (batch Dice, means over present pairs of case and class) become means of the parts' values, which differs
     slightly.
 
-    What is random in a step (dropout, masks) is a function of the seed and the step's number.
+    What is random in a step (dropout, masks) is a function of the seed, the step's number and the process's.
+
+    Of several processes each makes its part of the batch; gradients are averaged, and all divide their parts as soon as
+    one of them has to.
 
     Args:
         distiller: What is trained.
@@ -76,6 +83,7 @@ class Optimisation:
         self.seed = seed
         self.say = say
         self.parts = 1
+        self._own = () if place().first else (place().rank,)
 
     def step(self, images: Tensor, labels: Tensor, progress: float, rate: float, number: int) -> StepReport:
         """Learn from a batch.
@@ -95,7 +103,7 @@ class Optimisation:
             group["lr"] = rate
 
         def accumulate() -> dict[str, Tensor]:
-            with seeded((self.seed, number, 2)):
+            with seeded((self.seed, number, 2, *self._own)):
                 return self._accumulate(images, labels, progress)
 
         terms = self._within_memory(len(images), accumulate)
@@ -136,23 +144,29 @@ class Optimisation:
             (report.total if share == 1 else report.total * share).backward()  # type: ignore[no-untyped-call]
             for name, value in report.terms.items():
                 terms[name] = value if share == 1 else terms.get(name, torch.zeros_like(value)) + value * share
-        return terms
+        average_gradients(self.distiller.trained_parameters())
+        return dict(zip(terms, mean_over_processes(torch.stack(list(terms.values()))).unbind(), strict=True))
 
     def _within_memory(self, size: int, work: Callable[[], Result]) -> Result:
         """Do it, in more parts each time that memory gives out."""
         while True:
             before = {name: buffer.clone() for name, buffer in self._buffers().items()}
             try:
-                return work()
+                result = work()
+                require_all_fine()
+                return result
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).strip().partition("\n")[0]
+                elsewhere = isinstance(error, OtherProcessMemoryError)
             # Not in the except block, where the error would still hold what the failed attempt had computed.
             self.optimiser.zero_grad(set_to_none=True)
             for name, buffer in self._buffers().items():
                 buffer.copy_(before[name])
             _free_memory()
+            if not elsewhere:
+                agree(State.MEMORY)
             if self.parts >= size:
                 raise ReCoKDError(
                     f"Not even a batch of one patch fits into memory ({reason}). Free memory, use another device, or a "

@@ -30,14 +30,16 @@ class Progress:
             the latter when Slicer started this process.
         stop: Whether the user asked for an end. Asked wherever a stage can be left without losing anything; a
             training is left by the trainer itself.
+        silent: Tell nothing: of several processes one is enough.
 
     Attributes:
         journal: Told everything too; None before there is a run folder.
     """
 
-    def __init__(self, style: str = "auto", stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, style: str = "auto", stop: Callable[[], bool] = lambda: False, *, silent: bool = False) -> None:
         # Slicer's launcher sets SLICER_HOME for every process that it starts.
         self._slicer = style == "slicer" or (style == "auto" and "SLICER_HOME" in os.environ)
+        self._silent = silent
         self._bar: tqdm[Any] | None = None
         self._shown = -1.0
         self.stop = stop
@@ -77,7 +79,8 @@ class Progress:
             self._emit(f"<filter-comment>{escape(title)}</filter-comment>")
         else:
             # No bar where nobody watches it: in a log file each update would be a line.
-            self._bar = tqdm(total=total, initial=done, desc=title, disable=None, dynamic_ncols=True)
+            quiet = self._silent or None  # None: where standard error is no terminal
+            self._bar = tqdm(total=total, initial=done, desc=title, disable=quiet, dynamic_ncols=True)
         if self.journal is not None:
             self.journal.stage(title, done / self._total, begins=True)
 
@@ -118,6 +121,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line of the log."""
+        if self._silent:
+            return
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
         else:
@@ -135,6 +140,6 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    @staticmethod
-    def _emit(line: str) -> None:
-        print(line, flush=True)
+    def _emit(self, line: str) -> None:
+        if not self._silent:
+            print(line, flush=True)

@@ -17,8 +17,8 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network, load_weights
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
-from ReCoKDLib.prediction import choose_device
 
+from .agreement import from_first
 from .cache import preprocess_cases
 from .checkpoints import FOLDER as CHECKPOINTS
 from .checkpoints import Checkpoints, is_leftover, remove_leftovers
@@ -30,11 +30,13 @@ from .fingerprint import Fingerprint, fingerprint_cases
 from .journal import STATUS, Journal
 from .losses import SegmentationLoss, build_loss
 from .planner import plan_dataset, with_backbone
-from .precision import autocast_dtype
+from .precision import arranged, autocast_dtype
+from .processes import own_device, share_of_batch
 from .progress import Progress
 from .recorders import pair_stages, recorder_for
 from .resuming import require_same
 from .sampling import PatchDataset
+from .torchrun import place
 from .trainer import Schedule, Trainer, default_workers
 from .validation import Validation, spread_out
 
@@ -159,8 +161,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         ReCoKDError: Any of the inputs is wrong. Nothing is written then but an empty run folder, save where the
             checkpoint of a run that is resumed does not fit it.
     """
-    _check_folder(settings.output, resume)
-    require_new(settings.output / PLAN, overwrite=True)  # can the folder be written?
+    from_first(lambda: _check_folder(settings.output, resume))
     dataset = NnunetRawDataset(settings.dataset)
     if settings.labels:
         dataset = dataset.with_labels(select_classes(dataset.label_set, settings.labels))
@@ -172,7 +173,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     initial = None if settings.initial is None else ModelPackage.open(settings.initial)
     if initial is not None:
         _require_same_heads(initial, dataset)
-    fingerprint = _fingerprint(dataset, split, progress)
+    fingerprint = from_first(lambda: _fingerprint(dataset, split, progress))
     plan = _plan(settings, dataset, fingerprint, teacher)
     schedule = Schedule(
         epochs=settings.epochs,
@@ -181,11 +182,13 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         learning_rate=settings.learning_rate,
         seed=settings.seed,
     )
-    device = choose_device(settings.device)
+    share_of_batch(schedule.batch_size)  # can it be divided?
+    device = own_device(settings.device)
     dtype = autocast_dtype(device, settings.precision)
     torch.manual_seed(settings.seed)
+    student = build_network(plan.architecture, plan.channels, dataset.label_set.number_of_heads, deep_supervision=True)
     distiller = build_distiller(
-        build_network(plan.architecture, plan.channels, dataset.label_set.number_of_heads, deep_supervision=True),
+        arranged(student, device, plan.architecture),
         plan,
         dataset.label_set,
         teacher,
@@ -218,26 +221,24 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     state = Checkpoints(settings.output).newest(progress.say) if resume else None
     if state is not None:
         require_same(state["settings"], facts, anyway, progress.say)
-    progress.journal = Journal(settings.output)
-    progress.journal.state("preparing")
-    if resume:
-        remove_leftovers(settings.output, settings.output / CHECKPOINTS, settings.output / PREPROCESSED)
-    if state is None or anyway:
-        write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
-        asked = {name: str(v) if isinstance(v, Path) else v for name, v in settings.configuration.items()}
-        write_json(settings.output / CONFIGURATION, asked, overwrite=True)
-        write_json(settings.output / ENVIRONMENT, environment(device), overwrite=True)
-        write_json(settings.output / SPLIT, {"train": facts["cases"], "val": facts["held-out cases"]}, overwrite=True)
-        write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
+    if place().first:
+        progress.journal = Journal(settings.output)
+        progress.journal.state("preparing")
+        if resume:
+            remove_leftovers(settings.output, settings.output / CHECKPOINTS, settings.output / PREPROCESSED)
+        if state is None or anyway:
+            _describe(settings, fingerprint, plan, facts, device)
 
     progress.stage("Preprocessing", len(split.training), part=(0.02, 0.05))
-    cases = preprocess_cases(
-        split.training,
-        plan,
-        dataset.label_set,
-        settings.cache or settings.output / PREPROCESSED,
-        orientation=orientation,
-        progress=progress.fraction,
+    cases = from_first(
+        lambda: preprocess_cases(
+            split.training,
+            plan,
+            dataset.label_set,
+            settings.cache or settings.output / PREPROCESSED,
+            orientation=orientation,
+            progress=progress.fraction,
+        )
     )
     trainer = Trainer(
         schedule,
@@ -255,6 +256,18 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         trainer.load(state)
         progress.say(f"Goes on after step {trainer.step} of {schedule.steps}.")
     return Run(settings, dataset, split, fingerprint, plan, teacher, classes, initial, trainer)
+
+
+def _describe(
+    settings: RunSettings, fingerprint: Fingerprint, plan: Plan, facts: Mapping[str, Any], device: torch.device
+) -> None:
+    """The files of the run folder that say what the run is."""
+    write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
+    asked = {name: str(v) if isinstance(v, Path) else v for name, v in settings.configuration.items()}
+    write_json(settings.output / CONFIGURATION, asked, overwrite=True)
+    write_json(settings.output / ENVIRONMENT, environment(device), overwrite=True)
+    write_json(settings.output / SPLIT, {"train": facts["cases"], "val": facts["held-out cases"]}, overwrite=True)
+    write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
 
 
 def _validation(
@@ -276,6 +289,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise OutputError(f"There is nothing to resume: {folder} holds no run. Start without --resume.")
     if not resume and folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
+    require_new(folder / PLAN, overwrite=True)  # can the folder be written?
 
 
 def match_model(model: TeacherModel, dataset: Task) -> ClassMap:

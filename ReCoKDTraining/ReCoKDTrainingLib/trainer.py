@@ -17,12 +17,16 @@ from torch.utils.data import DataLoader
 
 from ReCoKDLib.errors import Cancelled, ReCoKDError
 
+from .agreement import State, agree, from_first
 from .checkpoints import Checkpoints
 from .distiller import Distiller
 from .history import Row, best_epoch, validations_since
+from .losses.reduction import sum_over_processes
 from .optimisation import Optimisation
+from .processes import own_samples, share_of_batch, share_parameters
 from .progress import Progress
 from .sampling import PatchDataset
+from .torchrun import place
 from .validation import DICE, Validation
 
 
@@ -75,6 +79,8 @@ class Trainer:
 
     Whatever is random is a function of the seed and of a sample's or a step's number, so a checkpoint needs no
     generator states, and may be made after any step.
+
+    Of several processes each takes its share of every batch; the first one writes, tells and validates.
 
     Args:
         schedule: How long and how fast.
@@ -168,6 +174,7 @@ class Trainer:
         """
         schedule = self.schedule
         self.distiller.train()
+        share_parameters(self.distiller.trained_parameters())
         self.progress.stage("Training", schedule.steps, self.step, part=(0.05, 0.95))
         if self.progress.journal is not None:
             self.progress.journal.epochs(self.history, schedule.epochs)
@@ -179,7 +186,7 @@ class Trainer:
             try:
                 images, labels = next(batches)
             except RuntimeError:
-                if self.progress.stop():  # the request went to the workers as well, which have ended
+                if self.progress.stop() and place().size == 1:  # it went to the workers as well, which have ended
                     self._stop()
                 raise
             waited = time.monotonic()
@@ -195,9 +202,10 @@ class Trainer:
             if last:
                 self._end_epoch(norms)
                 saved = begun = time.monotonic()
-            if self.progress.stop():
+            states = agree(self._wish(saved))
+            if State.STOP in states:
                 self._stop()
-            if time.monotonic() - saved >= self.checkpoint_seconds:
+            if State.SAVE in states:
                 self.save()
                 saved = time.monotonic()
         if self.stopped_early and self.step < schedule.steps:
@@ -205,6 +213,13 @@ class Trainer:
                 f"Stopped early after epoch {self.epoch}; "
                 f"the best validation was after epoch {best_epoch(self.history)}."
             )
+
+    def _wish(self, saved: float) -> State:
+        """What this process wants after a step, ``saved`` being the time of the last checkpoint."""
+        if self.progress.stop():
+            return State.STOP
+        late = time.monotonic() - saved >= self.checkpoint_seconds
+        return State.SAVE if late and place().first else State.FINE
 
     def _learn(self, images: Tensor, labels: Tensor) -> None:
         epoch = self.epoch
@@ -220,8 +235,10 @@ class Trainer:
             self.progress.journal.step(self.step, losses)
 
     def _count(self) -> None:
-        """Add the losses' counters to the epoch's."""
-        for name, value in self.distiller.pop_statistics().items():
+        """Add the losses' counters, of all processes, to the epoch's."""
+        counted = self.distiller.pop_statistics()
+        totals = sum_over_processes(torch.tensor(list(counted.values()), dtype=torch.float64, device=self.device))
+        for name, value in zip(counted, totals.tolist(), strict=True):
             self._counters[name] = self._counters.get(name, 0.0) + value
 
     def _end_epoch(self, norms: Mapping[str, float]) -> None:
@@ -243,15 +260,16 @@ class Trainer:
 
     def _validate(self) -> None:
         """Measure the held-out cases if they are due; a kill meanwhile costs no training."""
-        if self.validation is None or not self._validation_is_due:
+        validation = self.validation
+        if validation is None or not self._validation_is_due:
             return
         self.progress.comment("validation on held-out cases")
         try:
-            measured = self.validation.measure(self.distiller.student, self.progress.stop)
+            measured = from_first(lambda: validation.measure(self.distiller.student, self.progress.stop))
         except Cancelled:
             self._stop()
         self.history[-1] |= measured
-        if best_epoch(self.history) == self.epoch:
+        if best_epoch(self.history) == self.epoch and place().first:
             self.checkpoints.save_best(
                 {"epoch": self.epoch, "student": self.distiller.student_state(), DICE: measured[DICE]}
             )
@@ -267,7 +285,7 @@ class Trainer:
         raise Cancelled(f"Stopped after step {self.step} of {self.schedule.steps}; the checkpoint is written.")
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All batches that remain, in order."""
+        """All batches that remain, in order; of several processes each has its share of them."""
         schedule = self.schedule
         options: dict[str, Any] = {}
         if self.workers:
@@ -275,8 +293,8 @@ class Trainer:
             options = {"multiprocessing_context": "spawn", "prefetch_factor": 4}
         loader = DataLoader(
             self.patches,
-            batch_size=schedule.batch_size,
-            sampler=range(self.step * schedule.batch_size, schedule.samples),
+            batch_size=share_of_batch(schedule.batch_size),
+            sampler=own_samples(self.step * schedule.batch_size, schedule.samples, schedule.batch_size),
             num_workers=self.workers,
             worker_init_fn=_quiet_worker if self.workers else None,
             pin_memory=self.device.type == "cuda",
@@ -293,6 +311,8 @@ class Trainer:
         """
         self.optimisation.require_finite()
         self._count()
+        if not place().first:
+            return
         self.checkpoints.save(
             self.step,
             {
@@ -336,8 +356,10 @@ def _quiet_worker(worker: int) -> None:
     """A patch worker must not compete with the network for cores; Ctrl-C in a shell is for the trainer alone."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if place().size > 1:  # torchrun asks everybody to end, and the trainer's last step may need a worker still
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def default_workers() -> int:
-    """Half the cores, at least one."""
-    return max(1, math.floor((os.cpu_count() or 1) / 2))
+    """Half the cores, at least one; of several processes on a machine each has its share of them."""
+    return max(1, math.floor((os.cpu_count() or 1) / 2 / place().local_size))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from ..agreement import require_all_fine
+
 
 def several_processes() -> bool:
     """Whether the batch is split over more than one process."""
@@ -26,15 +28,18 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        total = value.clone()
-        distributed.all_reduce(total)
-        return total
+        return _added_up(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total
+        return _added_up(gradients[0])
+
+
+def _added_up(value: Tensor) -> Tensor:
+    total = value.detach().clone(memory_format=torch.contiguous_format)
+    require_all_fine()
+    distributed.all_reduce(total)
+    return total
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
@@ -50,9 +55,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
     """The average of a value of each process, without gradient; the value itself where there is one process."""
     if not several_processes():
         return value.detach()
-    total = value.detach().clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+    return _added_up(value) / distributed.get_world_size()
 
 
 def mean_over_present(total: Tensor, count: Tensor) -> Tensor:
@@ -62,6 +65,7 @@ def mean_over_present(total: Tensor, count: Tensor) -> Tensor:
         total: scalar, the sum over the present members of this process.
         count: scalar, how many they are (no gradient).
     """
-    total, count = sum_over_processes(total), sum_over_processes(count)
+    if several_processes():
+        total, count = sum_over_processes(torch.stack([total, count.detach().to(total.dtype)])).unbind()
     safe_count = torch.where(count > 0, count, torch.ones_like(count))
     return torch.where(count > 0, total / safe_count, total * 0)

@@ -16,7 +16,7 @@ from ReCoKDLib.labels import LabelSet
 
 from .base import full_precision
 from .labels import downsample_labels, region_mask
-from .reduction import several_processes, sum_over_processes
+from .reduction import mean_over_present, several_processes, sum_over_processes
 
 SMOOTH = 1e-5
 
@@ -52,9 +52,8 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor, mask: Tensor | None, b
     intersection = (probabilities * target).sum(axes)  # the target is masked, so this is too
     target_sum = target.sum(axes)
     if batch_dice:
-        intersection, prediction_sum, target_sum = (
-            sum_over_processes(s.sum(0)) for s in (intersection, prediction_sum, target_sum)
-        )
+        sums = torch.stack([s.sum(0) for s in (intersection, prediction_sum, target_sum)])
+        intersection, prediction_sum, target_sum = sum_over_processes(sums).unbind()
     dice = (2 * intersection + SMOOTH) / (prediction_sum + target_sum + SMOOTH)
     return 1 - dice.mean()
 
@@ -118,7 +117,7 @@ class SegmentationLoss(nn.Module):
         ignore = self.label_set.ignore_label
         assert ignore is not None
         total = functional.nll_loss(log_probabilities, indices, ignore_index=ignore, reduction="sum")
-        return dice + total / mask.sum().clamp_min(1)  # the sum is 0 where all is ignored
+        return dice + mean_over_present(total, mask.sum())
 
     def _regions(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
         target = torch.cat([region_mask(labels, s.region) for s in self.label_set.segments], dim=1)
@@ -128,4 +127,4 @@ class SegmentationLoss(nn.Module):
             return dice + functional.binary_cross_entropy_with_logits(logits, target)
         # nnU-Net divides by the voxels, not by voxels times regions, as soon as there is an ignore label
         entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return dice + (entropy * mask).sum() / mask.sum().clamp_min(1)
+        return dice + mean_over_present((entropy * mask).sum(), mask.sum())
