@@ -22,6 +22,7 @@ from .evaluation import EvaluationResult, evaluate_cases
 from .evaluation_report import write_reports
 from .progress import Progress
 from .runs import Run, RunSettings
+from .training_data import unlabelled
 
 EVALUATION = "evaluation"
 
@@ -152,6 +153,8 @@ def _training_record(run: Run) -> TrainingRecord:
         date=datetime.now(timezone.utc).date().isoformat(),
         options={
             "epochs": schedule.epochs,
+            "cases without annotation": len(unlabelled(run.split.training)),
+            "weight of cases without annotation": run.settings.data.unlabelled_weight,
             "cases corrected by clicks": sum(bool(record.clicks) for record in records),
             "learning rate": schedule.learning_rate,
             "weight decay": schedule.weight_decay,
