@@ -88,7 +88,7 @@ def export_for_training(
                 image = volume.with_array(volume.array[channel : channel + 1])
                 write_volume(image, adding / _IMAGES / f"{identifier}_{channel:04d}{ending}")
             write_label_map(labels, adding / _LABELS / f"{identifier}{ending}")
-            _check_geometry(volume, adding / _LABELS / f"{identifier}{ending}", ending)
+            check_geometry(volume, adding / _LABELS / f"{identifier}{ending}", ending)
             write_json(adding / PROVENANCE, provenance_json({**known, identifier: provenance}))
             write_json(adding / DATASET, {**description, "numTraining": cases + 1})
         _finish(folder)
@@ -198,7 +198,12 @@ def _new_identifier(folder: Path, taken: set[str]) -> str:
     return f"{_STEM}_{max(numbers, default=0) + 1:04d}"
 
 
-def _check_geometry(volume: Volume, written: Path, ending: str) -> None:
+def check_geometry(volume: Volume, written: Path, ending: str) -> None:
+    """Check that a file that was written lies where its volume does.
+
+    Raises:
+        OutputError: Its format cannot keep this geometry.
+    """
     if not read_volume(written).same_grid(volume, tolerance=0.01):
         raise OutputError(
             f"{ending} files cannot keep this volume's geometry (its axes are not perpendicular). Resample it first."

@@ -52,6 +52,47 @@ def read_volume(path: Path, series: str = "") -> Volume:
     return _from_sitk(image, path)
 
 
+def read_channels(path: Path) -> Volume:
+    """Read an image file whose fourth axis, where it has one, is the channel.
+
+    Raises:
+        InputError: Missing, not an image, or of another number of axes.
+    """
+    import SimpleITK as sitk
+
+    path = Path(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        if path.is_file():
+            reader.ReadImageInformation()
+        if not path.is_file() or len(reader.GetSize()) != 4:
+            return read_volume(path)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{path} could not be read as an image ({_reason(error)}). Get the file again.") from error
+    _require_whole(path, reader)
+    first = _from_sitk(image[:, :, :, 0], path)
+    return Volume(sitk.GetArrayFromImage(image), first.ijk_to_ras, first.name)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The fields of an image file's header, without its voxels.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path} could not be read as an image ({_reason(error)}). Get the file again.") from error
+    return {key: str(reader.GetMetaData(key)) for key in reader.GetMetaDataKeys()}
+
+
 def _from_sitk(image: sitk.Image, path: Path) -> Volume:
     import SimpleITK as sitk
 

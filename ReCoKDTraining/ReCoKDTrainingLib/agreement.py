@@ -54,7 +54,8 @@ def agree(state: State = State.FINE) -> tuple[State, ...]:
     """Tell the others one's state and learn theirs, by process; waits until all have told.
 
     Raises:
-        OtherProcessError: Another one failed, or is gone. No state is exchanged from then on.
+        OtherProcessError: Another one failed, or is gone. No state is exchanged from then on. Of several that failed
+            the first one doesn't get this error: it says why.
     """
     if _group is None:
         return (state,)
@@ -64,6 +65,8 @@ def agree(state: State = State.FINE) -> tuple[State, ...]:
         distributed.all_gather(others, own, group=_group)
     except RuntimeError as error:  # the connection is closed
         begin(None)
+        if state is State.FAILED:  # it has a reason of its own to end
+            return (state,)
         raise OtherProcessError("Another process of this training is gone, so this one ends.") from error
     states = tuple(State(int(other)) for other in others)
     failed = [rank for rank, other in enumerate(states) if other is State.FAILED]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ReCoKDLib.files import atomic_folder, sha256
+from ReCoKDLib.errors import DatasetError
+from ReCoKDLib.files import atomic_folder
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.plan import Plan
 from ReCoKDLib.preprocessing import preprocess
@@ -25,10 +26,17 @@ _LOCATIONS_PER_CLASS = 10_000
 
 @dataclass(frozen=True)
 class CachedCase:
-    """The folder of one preprocessed case."""
+    """The folder of one preprocessed case.
+
+    Attributes:
+        identifier: Its name.
+        folder: With its arrays.
+        labelled: Whether anybody annotated it; if not, its label map is the ignore label throughout.
+    """
 
     identifier: str
     folder: Path
+    labelled: bool = True
 
     def data(self) -> npt.NDArray[np.float32]:
         """(channel, x, y, z), memory-mapped."""
@@ -48,7 +56,6 @@ class CachedCase:
 
 def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | None) -> str:
     """Changes when the files or anything that preprocessing depends on change."""
-    files = [*case.images, *([case.label] if case.label else [])]
     content: list[Any] = [
         plan.spacing,
         plan.transpose_forward,
@@ -58,10 +65,10 @@ def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | N
         {what: dict(options) for what, options in plan.resampling.items()},
         label_set.to_dataset_json(),
         orientation,
-        [sha256(file) for file in files],
+        case.content(),
     ]
     if case.relabelling is not None:
-        content.append(case.relabelling.values)
+        content += [case.relabelling.background, case.relabelling.values]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -74,10 +81,10 @@ def preprocess_cases(
     orientation: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[CachedCase, ...]:
-    """Preprocess labelled cases into ``folder``; what is there and still valid is kept.
+    """Preprocess cases into ``folder``; what is there and still valid is kept.
 
     Args:
-        cases: Labelled cases.
+        cases: Labelled or not; for the latter the label set needs an ignore label.
         plan: How to preprocess.
         label_set: Checked against the label maps.
         folder: The cache; one folder a case and state of its files.
@@ -92,7 +99,7 @@ def preprocess_cases(
         target = folder / f"{case.identifier}-{_cache_key(case, plan, label_set, orientation)}"
         if not target.is_dir():
             _write_case(case, plan, label_set, target, orientation)
-        cached.append(CachedCase(case.identifier, target))
+        cached.append(CachedCase(case.identifier, target, case.labelled))
         if progress is not None:
             progress(done / len(cases))
     return tuple(cached)
@@ -105,11 +112,15 @@ def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orien
             labels = volume.with_array(labels.array).reoriented(orientation)
         volume = volume.reoriented(orientation)
     prepared = preprocess(volume, plan, labels)
-    assert prepared.labels is not None, "only labelled cases are cached"
+    label_map = prepared.labels
+    if label_map is None:
+        if label_set.ignore_label is None:
+            raise DatasetError(f"The case {case.identifier} is not annotated, and there is no ignore label for it.")
+        label_map = np.full((1, *prepared.data.shape[1:]), label_set.ignore_label, np.int16)
     with atomic_folder(target) as temporary:
         np.save(temporary / "data.npy", prepared.data)
-        np.save(temporary / "labels.npy", prepared.labels)
-        np.savez(temporary / "locations.npz", **class_locations(prepared.labels[0], label_set))  # type: ignore[arg-type]
+        np.save(temporary / "labels.npy", label_map)
+        np.savez(temporary / "locations.npz", **class_locations(label_map[0], label_set))  # type: ignore[arg-type]
 
 
 def class_locations(labels: npt.NDArray[np.int16], label_set: LabelSet) -> dict[str, npt.NDArray[np.int32]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,7 +56,7 @@ def match_classes(student: LabelSet, teacher: LabelSet, dataset: str, model: str
     Raises:
         PackageError: The teacher does not know one of the classes, or two of them are the same to it.
     """
-    pairs = [(ours, _find(ours, teacher)) for ours in student.segments]
+    pairs = [(ours, find_class(ours, teacher)) for ours in student.segments]
     missing = [ours.name for ours, theirs in pairs if theirs is None]
     if missing:
         raise PackageError(
@@ -81,7 +84,8 @@ def _names(label_set: LabelSet) -> str:
     return ", ".join(segment.name for segment in label_set.segments)
 
 
-def _find(wanted: Segment, among: LabelSet) -> Segment | None:
+def find_class(wanted: Segment, among: LabelSet) -> Segment | None:
+    """The class of ``among`` with the same name (upper and lower case count the same), else with the same code."""
     by_name = [s for s in among.segments if s.name.strip().casefold() == wanted.name.strip().casefold()]
     if len(by_name) == 1:
         return by_name[0]
@@ -97,10 +101,22 @@ class Relabelling:
     Attributes:
         source: What the label maps hold.
         values: (value in the file, value wanted), background left out: what is not named becomes background.
+        background: What the file's background becomes: 0, or the ignore label where it is not known.
+        background_is_unknown: Whether a class that is wanted was not annotated, so that background may be that class.
     """
 
     source: LabelSet
     values: tuple[tuple[int, int], ...]
+    background: int = 0
+    background_is_unknown: bool = False
+
+    def apply(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+        """A label map of ``source``, of any shape and without unknown values, in the other numbers."""
+        numbers = np.zeros(max(self.source.training_values) + 1, dtype=np.int16)
+        numbers[0] = self.background
+        for value, number in self.values:
+            numbers[value] = number
+        return numbers[labels.astype(np.intp)]
 
 
 def select_classes(label_set: LabelSet, names: Sequence[str]) -> LabelSet:
@@ -126,15 +142,22 @@ def select_classes(label_set: LabelSet, names: Sequence[str]) -> LabelSet:
     return LabelSet(segments, has_regions, None if label_set.ignore_label is None else len(numbers) + 1)
 
 
-def relabelling(source: LabelSet, target: LabelSet) -> Relabelling:
+def relabelling(source: LabelSet, target: LabelSet, missing: Sequence[str] = ()) -> Relabelling:
     """How label maps of ``source`` become label maps of ``target``, whose classes are found among those of ``source``.
 
-    A value goes to one that is in the same classes of ``target``.
+    A value goes to one that is in the same classes of ``target``. Where one of these was not annotated, background
+    becomes the target's ignore label, if it has one.
+
+    Args:
+        source: What the label maps hold.
+        target: What is wanted.
+        missing: Names of classes of ``source`` that were not annotated.
 
     Raises:
         DatasetError: There is none such: regions overlap in another way.
     """
-    pairs = [(wanted, found) for wanted in target.segments if (found := _find(wanted, source)) is not None]
+    pairs = [(wanted, found) for wanted in target.segments if (found := find_class(wanted, source)) is not None]
+    unknown = len(pairs) < len(target.segments) or any(found.name in missing for _, found in pairs)
     there = {
         frozenset(i for i, (wanted, _) in enumerate(pairs) if value in wanted.region): value
         for value in sorted({v for wanted, _ in pairs for v in wanted.region}, reverse=True)
@@ -150,7 +173,8 @@ def relabelling(source: LabelSet, target: LabelSet) -> Relabelling:
         values[value] = there[classes]
     if source.ignore_label is not None and target.ignore_label is not None:
         values[source.ignore_label] = target.ignore_label
-    return Relabelling(source, tuple(sorted(values.items())))
+    background = target.ignore_label if unknown and target.ignore_label is not None else 0
+    return Relabelling(source, tuple(sorted(values.items())), background, unknown)
 
 
 def common_classes(model: LabelSet, dataset: LabelSet, name: str, dataset_name: str) -> LabelSet:
@@ -159,7 +183,7 @@ def common_classes(model: LabelSet, dataset: LabelSet, name: str, dataset_name: 
     Raises:
         PackageError: There is none.
     """
-    segments = tuple(segment for segment in model.segments if _find(segment, dataset) is not None)
+    segments = tuple(segment for segment in model.segments if find_class(segment, dataset) is not None)
     if not segments:
         raise PackageError(
             f"The model {name} has the labels {_names(model)}, the dataset {dataset_name} {_names(dataset)}: none in "

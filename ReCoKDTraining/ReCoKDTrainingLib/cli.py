@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ReCoKDLib.errors import Cancelled, InputError, ReCoKDError
 
@@ -15,6 +17,9 @@ from .command_line import configuration, parse_arguments, write_returned
 from .progress import Progress
 from .stopping import StopRequest
 from .torchrun import place
+
+if TYPE_CHECKING:
+    from .training_data import DataSettings
 
 
 def find_description() -> Path:
@@ -38,13 +43,14 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
         description: The .xml that lists the parameters; None finds it.
 
     Returns:
-        0 when it worked, 2 for an error that the user can mend, 130 when cancelled.
+        0 when it worked, 1 when a check found something that would spoil the training, 2 for an error that the user
+        can mend, 130 when cancelled.
     """
     try:
         description = description or find_description()
         arguments = parse_arguments(description, argv)
         with StopRequest() as stop, Progress(arguments.progress, stop, silent=not place().first) as progress:
-            _run(arguments, description, progress)
+            return _run(arguments, description, progress)
     except Cancelled as stopped:
         _complain(f"{stopped} Go on with --resume.")
         return 130
@@ -54,6 +60,22 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
     except ReCoKDError as error:
         _complain(str(error))
         return 2
+
+
+def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -> int:
+    for name in ("dataset", "output"):
+        if not getattr(arguments, name):
+            raise InputError(f"--{name} is missing. Say where the {name} folder is.")
+    if place().size > 1 and arguments.task not in ("teacher", "distill"):
+        raise InputError(f"--task {arguments.task} is for one process. Start it without torchrun.")
+    if arguments.task == "check":
+        return _check(arguments, progress)
+    if arguments.task == "evaluate":
+        _evaluate(arguments, progress)
+    elif arguments.task == "export":
+        _export(arguments, progress)
+    else:
+        _train_with_journal(arguments, description, progress)
     return 0
 
 
@@ -62,28 +84,21 @@ def _complain(text: str) -> None:
     print("recokd-training" + (f" (process {rank})" if rank else "") + f": {text}", file=sys.stderr)
 
 
-def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
-    for name in ("dataset", "output"):
-        if getattr(arguments, name) is None:
-            raise InputError(f"--{name} is missing. Say where the {name} folder is.")
-    if arguments.task == "evaluate":
-        if place().size > 1:
-            raise InputError("--task evaluate is for one process. Start it without torchrun.")
-        _evaluate(arguments, progress)
-    else:
-        try:
-            with _others(arguments.device):
-                _train(arguments, description, progress)
-        except BaseException as error:
-            if progress.journal is not None:
-                stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
-                said = str(error) if isinstance(error, ReCoKDError) else f"{type(error).__name__}: {error}"
-                progress.journal.line(said)
-                progress.journal.state("stopped" if stopped else "failed", error=None if stopped else said)
-            raise
-        finally:
-            if progress.journal is not None:
-                progress.journal.close()
+def _train_with_journal(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
+    """Train; how it ended is kept in the run folder."""
+    try:
+        with _others(arguments.device):
+            _train(arguments, description, progress)
+    except BaseException as error:
+        if progress.journal is not None:
+            stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
+            said = str(error) if isinstance(error, ReCoKDError) else f"{type(error).__name__}: {error}"
+            progress.journal.line(said)
+            progress.journal.state("stopped" if stopped else "failed", error=None if stopped else said)
+        raise
+    finally:
+        if progress.journal is not None:
+            progress.journal.close()
 
 
 def _others(device: str) -> AbstractContextManager[None]:
@@ -98,9 +113,43 @@ def _others(device: str) -> AbstractContextManager[None]:
 # Heavy imports come after the arguments are known to be right, and not for --help and --xml.
 
 
+def _data(arguments: argparse.Namespace) -> DataSettings:
+    from .datasets import SourceOptions
+    from .parsing import parse_labels
+    from .training_data import DataSettings
+
+    return DataSettings(
+        datasets=tuple(arguments.dataset),
+        sources=SourceOptions(
+            channels=parse_labels(arguments.channels),
+            image_rule=arguments.imageRule,
+            label_rule=arguments.labelRule,
+            pairing=arguments.pairing,
+            synonyms=arguments.synonyms,
+        ),
+        labels=parse_labels(arguments.labels),
+        split=arguments.split,
+        fold=arguments.fold,
+        skip_bad=arguments.skipBad,
+        unlabelled_weight=arguments.unlabelledWeight,
+    )
+
+
+def _check(arguments: argparse.Namespace, progress: Progress) -> int:
+    from .check_report import check_sources
+
+    return 1 if check_sources(_data(arguments), arguments.teacher, arguments.output, progress) else 0
+
+
+def _export(arguments: argparse.Namespace, progress: Progress) -> None:
+    from .export import export_nnunet_raw
+
+    progress.say(str(export_nnunet_raw(_data(arguments), arguments.output, progress)))
+
+
 def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
     from .finish import Presentation, finish_run
-    from .parsing import parse_labels, parse_loss_options, parse_losses, parse_mirror_axes
+    from .parsing import parse_loss_options, parse_losses, parse_mirror_axes
     from .processes import leave
     from .runs import RunSettings, prepare_run
 
@@ -108,17 +157,14 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
         raise InputError("--teacher is for students. Leave it out, or use --task distill.")
     distilled = arguments.teacher is not None
     settings = RunSettings(
-        dataset=arguments.dataset,
+        data=_data(arguments),
         output=arguments.output,
         teacher=arguments.teacher if distilled else None,
         width=0 if arguments.task == "teacher" else arguments.width,
         backbone="" if arguments.backbone == "same" else arguments.backbone,
-        labels=parse_labels(arguments.labels),
         losses=parse_losses(arguments.losses) if distilled else {},
         loss_options=parse_loss_options(arguments.lossOptions) if distilled else {},
         ramp=arguments.ramp,
-        split=arguments.split,
-        fold=arguments.fold,
         plan=arguments.plan,
         planner=arguments.planner,
         memory_gb=arguments.memory or None,
@@ -168,19 +214,17 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from ReCoKDLib.package import ModelPackage
     from ReCoKDLib.prediction import Predictor
 
-    from .class_matching import select_classes
-    from .datasets import NnunetRawDataset, read_split
+    from .datasets import read_split
     from .evaluation import evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
-    from .parsing import parse_labels
     from .runs import for_evaluation
+    from .training_data import open_cases
 
     if not arguments.models:
         raise InputError("--model is missing. Name the model packages to evaluate.")
     require_new_reports(arguments.output)
-    dataset = NnunetRawDataset(arguments.dataset)
-    if labels := parse_labels(arguments.labels):
-        dataset = dataset.with_labels(select_classes(dataset.label_set, labels))
+    data = replace(_data(arguments), unlabelled_weight=0.0)
+    dataset = open_cases(data, None)
     results = {}
     for index, path in enumerate(arguments.models):
         package = ModelPackage.open(path)
@@ -191,7 +235,7 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
         part = (index / len(arguments.models), (index + 1) / len(arguments.models))
         progress.stage(f"Evaluating {package.card.name}", 1000, part=part)
         results[package.card.name] = evaluate_cases(
-            read_split(known, arguments.split, arguments.fold).validation,
+            read_split(known, data.split, data.fold).validation,
             predictor,
             label_set=known.label_set,
             measure_memory=True,

@@ -18,7 +18,7 @@ from ReCoKDLib.prediction import Predictor
 from ReCoKDLib.table import segment_mask
 from ReCoKDLib.volume import Volume
 
-from .datasets import Case, NnunetRawDataset, load_case
+from .datasets import Case, Dataset, load_case
 from .evaluation import EvaluationResult, evaluate_cases
 from .progress import Progress
 from .runs import Run, for_evaluation
@@ -157,7 +157,7 @@ def compare(package: ModelPackage, run: Run, progress: Progress) -> Comparison:
         )
 
 
-def _comparable(run: Run, teacher: ModelPackage, progress: Progress) -> NnunetRawDataset | None:
+def _comparable(run: Run, teacher: ModelPackage, progress: Progress) -> Dataset | None:
     """The dataset in the teacher's numbering; None where its regions overlap in another way."""
     try:
         return for_evaluation(teacher, run.dataset)

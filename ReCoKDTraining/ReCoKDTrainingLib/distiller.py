@@ -73,9 +73,12 @@ class Distiller(nn.Module):
         recorder: how to get the student's features; None for nnU-Net's networks.
         teacher_recorder: the same for the teacher; None takes the student's.
         class_map: from the teacher's heads to the student's; None where they are the same.
+        teacher_fills: whether voxels with the ignore label get the teacher's own label for the distillation losses,
+            whose masks need one (cases that nobody annotated); L_seg leaves them out either way.
 
     Raises:
-        ReCoKDError: losses without a teacher, a negative eta or ramp, or losses on logits that can't be compared.
+        ReCoKDError: losses without a teacher, a negative eta or ramp, or losses on logits that can't be compared;
+            ``teacher_fills`` with a teacher whose outputs can't be compared.
     """
 
     def __init__(
@@ -91,12 +94,14 @@ class Distiller(nn.Module):
         recorder: Recorder | None = None,
         teacher_recorder: Recorder | None = None,
         class_map: ClassMap | None = None,
+        teacher_fills: bool = False,
     ) -> None:
         super().__init__()
         losses = dict(losses or {})
         self.recorder: Recorder = recorder or EncoderDecoderRecorder()
         self.teacher_recorder: Recorder = teacher_recorder or self.recorder
         self.class_map = class_map
+        self.teacher_fills = teacher_fills
         self.student = student
         self.teacher = teacher
         self.segmentation_loss = segmentation_loss
@@ -120,6 +125,12 @@ class Distiller(nn.Module):
         self.train(self.training)
 
     def _require_comparable(self) -> None:
+        if self.teacher_fills and self.class_map is not None and not self.class_map.comparable:
+            raise ReCoKDError(
+                "Of teacher and student, one decides between labels (softmax) and the other on regions (sigmoid): the "
+                "teacher's labels can't stand in where nobody annotated. Leave out the cases without annotation "
+                "(--unlabelled-weight 0), or use another teacher."
+            )
         names = [name for name, loss in self._losses().items() if loss.uses_logits]
         if names and self.class_map is not None and not self.class_map.comparable:
             raise ReCoKDError(
@@ -177,9 +188,13 @@ class Distiller(nn.Module):
         segmentation = self.segmentation_loss(seen.logits, labels)
         if not active or self.teacher is None:
             return segmentation, {}
+        ignore = self.segmentation_loss.label_set.ignore_label
+        fills = self.teacher_fills and ignore is not None and bool((labels == ignore).any())
         with torch.no_grad():
-            wanted = any(loss.uses_logits for loss in active.values())
+            wanted = fills or any(loss.uses_logits for loss in active.values())
             shown = self._paired(self._run(self.teacher_recorder, self.teacher, images, wanted, self.teacher_dtype))
+            if fills:
+                labels = self._filled(labels, shown.logits[0])
         with torch.autocast(images.device.type, enabled=False):
             stages = {k for loss in active.values() if loss.needs_connectors for k in loss.stages}
             aligned = {k: self._aligned(k, seen.features[k], shown.features[k]) for k in sorted(stages)}
@@ -199,6 +214,13 @@ class Distiller(nn.Module):
         if self.class_map is None:
             return NetworkOutputs(features, teacher.logits)
         return NetworkOutputs(features, tuple(self.class_map.logits(full_precision(z)) for z in teacher.logits))
+
+    def _filled(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """The labels with the teacher's own wherever nobody annotated; (B, 1, D, H, W)."""
+        label_set = self.segmentation_loss.label_set
+        own = torch.stack([label_set.label_map(case) for case in logits])[:, None].to(labels.dtype)
+        unknown = torch.eq(labels, -1 if label_set.ignore_label is None else label_set.ignore_label)
+        return torch.where(unknown, own, labels)
 
     def _aligned(self, stage: int, student: Tensor, teacher: Tensor) -> Tensor:
         """P_k F_S^k in float32, on the teacher's grid."""

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ReCoKDLib.errors import DatasetError
-from ReCoKDLib.files import sha256
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.plan import Float3, Int3
 from ReCoKDLib.preprocessing import bounding_box, non_zero_mask
@@ -201,6 +200,7 @@ def fingerprint_cases(
     label_set: LabelSet,
     *,
     samples_per_case: int = SAMPLES_PER_CASE,
+    unlabelled: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Fingerprint:
     """Read the cases one after the other and describe them.
@@ -214,6 +214,8 @@ def fingerprint_cases(
         channel_names: The dataset's, in order.
         label_set: What the label maps may hold.
         samples_per_case: Voxels drawn of each case and channel.
+        unlabelled: Whether cases without a label map are allowed. They say nothing of the foreground; if nobody
+            annotated any case, the statistics are those of all voxels (no plan is made from them: a teacher has one).
         progress: Called with the done share, 0..1, after each case.
 
     Raises:
@@ -225,15 +227,17 @@ def fingerprint_cases(
         raise DatasetError("The dataset has no cases. Put images in imagesTr and label maps in labelsTr.")
     described: list[CaseFingerprint] = []
     samples: list[list[Array]] = [[] for _ in channel_names]
+    nobody_annotated = not any(case.labelled for case in cases)
     for done, case in enumerate(sorted(cases, key=lambda c: c.identifier), start=1):
         volume, labels = load_case(case, label_set, len(channel_names))
-        if labels is None:
+        if labels is None and not unlabelled:
             raise DatasetError(f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case.")
         box = bounding_box(non_zero_mask(volume.array))
-        label_map = labels.array[0][box]
-        foreground = label_map > 0
-        if label_set.ignore_label is not None:
-            foreground &= label_map != label_set.ignore_label
+        foreground = np.full(volume.array[0][box].shape, nobody_annotated)
+        if labels is not None:
+            foreground = labels.array[0][box] > 0
+            if label_set.ignore_label is not None:
+                foreground &= labels.array[0][box] != label_set.ignore_label
         random = np.random.RandomState(_SEED)
         for channel, values in enumerate(volume.array):
             inside = values[box][foreground].astype(np.float32)
@@ -249,9 +253,6 @@ def fingerprint_cases(
 
 def _described(case: Case, volume: Volume, box: tuple[slice, slice, slice]) -> CaseFingerprint:
     shape = cast(Int3, tuple(s.stop - s.start for s in box))
-    digest = hashlib.sha256()
-    for path in (*case.images, *(() if case.label is None else (case.label,))):
-        digest.update(sha256(path).encode("ascii"))
     return CaseFingerprint(
         identifier=case.identifier,
         shape_after_crop=shape,
@@ -259,7 +260,7 @@ def _described(case: Case, volume: Volume, box: tuple[slice, slice, slice]) -> C
         relative_size_after_cropping=float(np.prod(shape) / np.prod(volume.shape)),
         axis_codes=volume.axis_codes,
         intensity_percentiles=tuple(_float3(np.percentile(channel, PERCENTILES)) for channel in volume.array),
-        sha256=digest.hexdigest(),
+        sha256=case.content(),
     )
 
 

@@ -24,6 +24,7 @@ from .evaluation_report import write_reports
 from .progress import Progress
 from .report import write_report
 from .runs import Run, RunSettings
+from .training_data import unlabelled
 
 EVALUATION = "evaluation"
 
@@ -175,6 +176,8 @@ def _training_record(run: Run, epoch: int) -> TrainingRecord:
             "weights": f"of the {run.settings.ship} epoch, {epoch}"
             + (" (training stopped early)" if run.trainer.stopped_early else ""),
             "parts of a batch": run.trainer.optimisation.parts,
+            "cases without annotation": len(unlabelled(run.split.training)),
+            "weight of cases without annotation": run.settings.data.unlabelled_weight,
             "cases corrected by clicks": sum(bool(record.clicks) for record in records),
             "learning rate": schedule.learning_rate,
             "weight decay": schedule.weight_decay,

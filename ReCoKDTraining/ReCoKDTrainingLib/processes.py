@@ -76,7 +76,7 @@ def own_device(choice: str) -> torch.device:
     device, where = choose_device(choice), place()
     if where.size == 1 or device.type == "cpu":
         return device
-    if device.type != "cuda" or device.index is not None:
+    if device.type != "cuda" or ":" in choice:
         raise ReCoKDError(f"{where.local_size} processes can't share the device {device}. Use --device cuda or cpu.")
     if where.local_size > torch.cuda.device_count():
         raise ReCoKDError(

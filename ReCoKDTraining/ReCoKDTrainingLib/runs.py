@@ -22,8 +22,8 @@ from .agreement import from_first
 from .cache import preprocess_cases
 from .checkpoints import FOLDER as CHECKPOINTS
 from .checkpoints import Checkpoints, is_leftover, remove_leftovers
-from .class_matching import ClassMap, common_classes, match_classes, select_classes
-from .datasets import NnunetRawDataset, Split, Task, read_split
+from .class_matching import ClassMap, common_classes, match_classes
+from .datasets import Dataset, Split, Task
 from .distiller import Distiller, WeightedLoss
 from .environment import environment
 from .fingerprint import Fingerprint, fingerprint_cases
@@ -38,6 +38,7 @@ from .resuming import require_same
 from .sampling import PatchDataset
 from .torchrun import place
 from .trainer import Schedule, Trainer, default_workers
+from .training_data import DataSettings, ModelTask, checked_split, open_cases, unlabelled
 from .validation import Validation, spread_out
 
 PLAN = "plan.json"
@@ -53,17 +54,14 @@ class RunSettings:
     """What is asked of a run.
 
     Attributes:
-        dataset: Folder in nnU-Net's raw layout.
+        data: Which cases.
         output: Run folder.
         teacher: Model package to distil from; None trains from the labels alone.
         width: The student's t; 0 for the full width (a teacher).
         backbone: Name of the network class; empty takes the plan's (a student: its teacher's).
-        labels: The only classes to learn; empty for all of the dataset.
         losses: Distillation losses with their eta.
         loss_options: Options of each loss.
         ramp: Part of the training over which eta rises.
-        split: File with the split; None makes one.
-        fold: Which split of a list.
         plan: nnU-Net plans.json; None makes a plan (or takes the teacher's).
         planner: Name of the planner that makes a plan.
         memory_gb: Budget of a plan that is made; None is the planner's own.
@@ -82,17 +80,14 @@ class RunSettings:
         configuration: All of this by the command line's names, for the run folder.
     """
 
-    dataset: Path
+    data: DataSettings
     output: Path
     teacher: Path | None = None
     width: int = 0
     backbone: str = ""
-    labels: tuple[str, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ramp: float = 0.6
-    split: Path | None = None
-    fold: int = 0
     plan: Path | None = None
     planner: str = "default"
     memory_gb: float | None = None
@@ -138,7 +133,7 @@ class Run:
     """
 
     settings: RunSettings
-    dataset: NnunetRawDataset
+    dataset: Dataset
     split: Split
     fingerprint: Fingerprint
     plan: Plan
@@ -162,13 +157,10 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
             checkpoint of a run that is resumed does not fit it.
     """
     from_first(lambda: _check_folder(settings.output, resume))
-    dataset = NnunetRawDataset(settings.dataset)
-    if settings.labels:
-        dataset = dataset.with_labels(select_classes(dataset.label_set, settings.labels))
-    split = read_split(dataset, settings.split, settings.fold)
+    teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
+    dataset, split = from_first(lambda: _cases(settings, teacher, progress))
     if not split.validation and (settings.patience > 0 or settings.ship == "best"):
         raise DatasetError("Early stopping and the best weights need held-out cases. The split has none in 'val'.")
-    teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
     classes = None if teacher is None else match_model(teacher, dataset)
     initial = None if settings.initial is None else ModelPackage.open(settings.initial)
     if initial is not None:
@@ -197,6 +189,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         loss_options=settings.loss_options,
         ramp=settings.ramp,
         dtype=dtype,
+        teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     ).to(device)
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
@@ -209,7 +202,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         "orientation": orientation,
         "teacher": None if teacher is None else teacher.checksum,
         "initial": None if initial is None else initial.checksum,
-        "labels": list(settings.labels) or None,
+        "labels": list(settings.data.labels) or None,
+        "unlabelled weight": settings.data.unlabelled_weight if unlabelled(split.training) else None,
         "mirror axes": list(settings.mirror_axes),
         "losses": dict(settings.losses),
         "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
@@ -243,7 +237,15 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     trainer = Trainer(
         schedule,
         distiller,
-        PatchDataset(cases, plan, dataset.label_set, settings.seed, schedule.samples, settings.mirror_axes),
+        PatchDataset(
+            cases,
+            plan,
+            dataset.label_set,
+            settings.seed,
+            schedule.samples,
+            settings.mirror_axes,
+            unlabelled_weight=settings.data.unlabelled_weight,
+        ),
         settings.output,
         device=device,
         settings=facts,
@@ -258,13 +260,18 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     return Run(settings, dataset, split, fingerprint, plan, teacher, classes, initial, trainer)
 
 
+def _cases(settings: RunSettings, teacher: ModelPackage | None, progress: Progress) -> tuple[Dataset, Split]:
+    """All cases, checked, and which are to train on."""
+    dataset = open_cases(settings.data, None if teacher is None else as_task(teacher))
+    return checked_split(dataset, settings.data, teacher is not None, progress)
+
+
 def _describe(
     settings: RunSettings, fingerprint: Fingerprint, plan: Plan, facts: Mapping[str, Any], device: torch.device
 ) -> None:
     """The files of the run folder that say what the run is."""
     write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
-    asked = {name: str(v) if isinstance(v, Path) else v for name, v in settings.configuration.items()}
-    write_json(settings.output / CONFIGURATION, asked, overwrite=True)
+    write_json(settings.output / CONFIGURATION, dict(settings.configuration), overwrite=True)
     write_json(settings.output / ENVIRONMENT, environment(device), overwrite=True)
     write_json(settings.output / SPLIT, {"train": facts["cases"], "val": facts["held-out cases"]}, overwrite=True)
     write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
@@ -292,6 +299,11 @@ def _check_folder(folder: Path, resume: bool) -> None:
     require_new(folder / PLAN, overwrite=True)  # can the folder be written?
 
 
+def as_task(model: TeacherModel) -> ModelTask:
+    """What a model segments in what."""
+    return ModelTask(model.card.name, tuple(channel.name for channel in model.card.channels), model.label_set)
+
+
 def match_model(model: TeacherModel, dataset: Task) -> ClassMap:
     """Find the dataset's classes among a model's.
 
@@ -302,7 +314,7 @@ def match_model(model: TeacherModel, dataset: Task) -> ClassMap:
     return match_classes(dataset.label_set, model.label_set, dataset.name, model.card.name)
 
 
-def for_evaluation(model: ModelPackage, dataset: NnunetRawDataset) -> NnunetRawDataset:
+def for_evaluation(model: ModelPackage, dataset: Dataset) -> Dataset:
     """The dataset with those of its classes that a model knows, in the model's numbering.
 
     Raises:
@@ -321,7 +333,7 @@ def _require_channels(model: TeacherModel, dataset: Task) -> None:
         )
 
 
-def _require_same_heads(model: ModelPackage, dataset: NnunetRawDataset) -> None:
+def _require_same_heads(model: ModelPackage, dataset: Dataset) -> None:
     """Weights to start from must mean the same, head by head."""
     classes = match_model(model, dataset)
     if classes.heads != tuple((head,) for head in range(model.label_set.number_of_heads)):
@@ -332,15 +344,15 @@ def _require_same_heads(model: ModelPackage, dataset: NnunetRawDataset) -> None:
         )
 
 
-def _fingerprint(dataset: NnunetRawDataset, split: Split, progress: Progress) -> Fingerprint:
+def _fingerprint(dataset: Dataset, split: Split, progress: Progress) -> Fingerprint:
     """Of the training cases."""
     progress.stage("Reading the training cases", len(split.training), part=(0.0, 0.02))
-    return fingerprint_cases(split.training, dataset.channel_names, dataset.label_set, progress=progress.fraction)
+    return fingerprint_cases(
+        split.training, dataset.channel_names, dataset.label_set, unlabelled=True, progress=progress.fraction
+    )
 
 
-def _plan(
-    settings: RunSettings, dataset: NnunetRawDataset, fingerprint: Fingerprint, teacher: ModelPackage | None
-) -> Plan:
+def _plan(settings: RunSettings, dataset: Dataset, fingerprint: Fingerprint, teacher: ModelPackage | None) -> Plan:
     if teacher is not None:
         if settings.plan is not None:
             raise ReCoKDError("A student uses its teacher's plan. Leave out --plan.")
@@ -391,6 +403,7 @@ def build_distiller(
     loss_options: Mapping[str, Mapping[str, Any]],
     ramp: float,
     dtype: torch.dtype | None,
+    teacher_fills: bool = False,
 ) -> Distiller:
     """Student, teacher and losses for training with deep supervision.
 
@@ -404,6 +417,7 @@ def build_distiller(
         loss_options: Options of each loss.
         ramp: Part of the training over which eta rises.
         dtype: Of autocast in both networks; None for float32.
+        teacher_fills: Whether the teacher's labels stand in where nobody annotated.
 
     Raises:
         PackageError: The teacher is an ensemble.
@@ -447,4 +461,5 @@ def build_distiller(
         recorder=recorder_for(plan.architecture),
         teacher_recorder=teacher_recorder,
         class_map=classes,
+        teacher_fills=teacher_fills,
     )

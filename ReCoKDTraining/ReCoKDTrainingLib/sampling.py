@@ -74,13 +74,14 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Augmented patches by number: sample ``n`` is the same whenever and wherever it is asked for.
 
     Args:
-        cases: Preprocessed cases, each as likely as another.
+        cases: Preprocessed cases, each as likely as another but for ``unlabelled_weight``.
         plan: Patch size and channels.
         label_set: Classes to centre on.
         seed: Of the run.
         length: Number of samples of the whole run.
         mirror_axes: Axes that augmentation may flip.
         augment: Whether to augment (else the patch is cut without margin).
+        unlabelled_weight: How often a case without annotation is drawn, beside one with.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         length: int,
         mirror_axes: tuple[int, ...] = (0, 1, 2),
         augment: bool = True,
+        unlabelled_weight: float = 1.0,
     ) -> None:
         self.cases = tuple(cases)
         self.seed = seed
@@ -99,7 +101,10 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.patch_size: Int3 = plan.patch_size
         self.source_size: Int3 = source_patch_size(plan.patch_size) if augment else plan.patch_size
         self.transforms = training_transforms(plan, mirror_axes) if augment else None
-        self.has_ignore = label_set.ignore_label is not None
+        self.ignore_label = label_set.ignore_label
+        weights = np.array([1.0 if case.labelled else unlabelled_weight for case in self.cases])
+        # Without weights the draw stays the one that it is in nnU-Net.
+        self._shares = None if np.all(weights == weights[0]) else weights / weights.sum()
         self._locations: dict[int, dict[str, npt.NDArray[np.int32]]] = {}
 
     def __len__(self) -> int:
@@ -112,7 +117,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         classes = sorted(name for name in known if name != "annotated")
         if foreground and classes:
             voxels = known[classes[rng.integers(len(classes))]]
-        elif self.has_ignore and "annotated" in known:
+        elif self.ignore_label is not None and "annotated" in known:
             voxels = known["annotated"]  # nobody learns from a patch without annotation
         else:
             return None
@@ -122,7 +127,10 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(channel, x, y, z) float32 image and (1, x, y, z) int16 labels of the plan's patch size."""
         rng = np.random.default_rng([self.seed, index])
-        number = int(rng.integers(len(self.cases)))
+        if self._shares is None:
+            number = int(rng.integers(len(self.cases)))
+        else:
+            number = int(rng.choice(len(self.cases), p=self._shares))
         case = self.cases[number]
         data, labels = case.data(), case.labels()
         centre = self._centre(rng, number, index % FOREGROUND_EVERY == FOREGROUND_EVERY - 1)
@@ -137,7 +145,11 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         target = cut(labels, start, self.source_size, OUTSIDE)
         if self.transforms is None:
             target[target == OUTSIDE] = 0
-            return image, target
-        with seeded([self.seed, index, 1]):
-            result = self.transforms(image=image, segmentation=target)
-        return result["image"], result["segmentation"]
+        else:
+            with seeded([self.seed, index, 1]):
+                result = self.transforms(image=image, segmentation=target)
+            image, target = result["image"], result["segmentation"]
+        if not case.labelled:  # also where the patch reaches out of the image
+            assert self.ignore_label is not None
+            target = torch.full_like(target, self.ignore_label)
+        return image, target

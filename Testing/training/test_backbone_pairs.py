@@ -35,6 +35,7 @@ from ReCoKDTrainingLib.planner import with_backbone
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.recorders import pair_stages, recorder_for
 from ReCoKDTrainingLib.runs import RunSettings, prepare_run
+from ReCoKDTrainingLib.training_data import DataSettings
 
 LABELS = plain_labels(2)
 SHORT = ["--epochs", "2", "--steps-per-epoch", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
@@ -330,7 +331,7 @@ def test_a_student_learns_one_of_the_teachers_classes(segresnet: Path, raw_datas
 def test_a_run_between_backbones_resumes_bit_for_bit(segresnet: Path, raw_dataset: Path, tmp_path: Path) -> None:
     def run(name: str) -> RunSettings:
         return RunSettings(
-            dataset=raw_dataset,
+            data=DataSettings((raw_dataset,)),
             output=tmp_path / name,
             teacher=segresnet,
             backbone="DynUNet",
@@ -365,8 +366,9 @@ def test_a_run_between_backbones_resumes_bit_for_bit(segresnet: Path, raw_datase
         resumed.trainer.run()
         one, two = (made.trainer.distiller.state_dict() for made in (whole, resumed))
         assert all(torch.equal(one[key], two[key]) for key in one)
+        other = replace(settings["broken"], data=replace(settings["broken"].data, labels=("posterior",)))
         with pytest.raises(ReCoKDError, match="made with other settings: labels was None"):
-            prepare_run(replace(settings["broken"], labels=("posterior",)), progress, resume=True)
+            prepare_run(other, progress, resume=True)
         with pytest.raises(ReCoKDError, match="made with other settings: plan was"):
             prepare_run(replace(settings["broken"], backbone="PlainConvUNet"), progress, resume=True)
 

@@ -50,7 +50,7 @@ def test_channels_of_a_case_are_stacked(tmp_path: Path) -> None:
 def test_unlabelled_cases_are_no_error_here(copied: Path) -> None:
     (copied / "labelsTr" / "blobs_002.nii.gz").unlink()
     dataset = NnunetRawDataset(copied)
-    assert dataset.cases[2].label is None
+    assert not dataset.cases[2].labelled
     assert "blobs_002" not in {case.identifier for case in read_split(dataset, None).training}
 
 
@@ -80,8 +80,8 @@ def test_no_channels(copied: Path) -> None:
 
 def test_a_missing_channel_is_named(copied: Path) -> None:
     rewrite(copied, channel_names={"0": "T1", "1": "T2"})
-    with pytest.raises(DatasetError, match="blobs_000 lacks the channel blobs_000_0001.nii.gz"):
-        NnunetRawDataset(copied)
+    with pytest.raises(DatasetError, match="The channel blobs_000_0001.nii.gz is missing"):
+        NnunetRawDataset(copied).cases[0].volume()
 
 
 def test_labels_that_dataset_json_does_not_name(copied: Path) -> None:

@@ -22,6 +22,7 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.prediction import Predictor
 from ReCoKDLib.volume import Volume
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
+from ReCoKDTrainingLib.datasets.case import FileReader
 from ReCoKDTrainingLib.evaluation import CaseResult, EvaluationResult, evaluate_cases
 from ReCoKDTrainingLib.evaluation_report import markdown_table, write_reports
 from ReCoKDTrainingLib.fingerprint import fingerprint_dataset
@@ -257,7 +258,7 @@ def test_cases_go_through_the_predictor(dataset: NnunetRawDataset, predictor: Pr
     assert seen[-1] == 1.0
     # Each case as a user would have it.
     case = dataset.cases[0]
-    reference = case.labels()
+    reference = case.labels(case.volume())
     assert reference is not None
     assert result.cases[0].scores == evaluate(predictor.predict(case.volume()).labels, reference, dataset.label_set)
 
@@ -268,8 +269,11 @@ def test_evaluation_can_be_cancelled(dataset: NnunetRawDataset, predictor: Predi
 
 
 def test_unlabelled_cases_are_refused(dataset: NnunetRawDataset, predictor: Predictor) -> None:
+    case = dataset.cases[0]
+    assert isinstance(case.reader, FileReader)
+    unlabelled = dataclasses.replace(case, reader=FileReader(case.reader.images, None))
     with pytest.raises(DatasetError, match=r"blobs_000 has no label map"):
-        evaluate_cases([dataclasses.replace(dataset.cases[0], label=None)], predictor)
+        evaluate_cases([unlabelled], predictor)
     with pytest.raises(DatasetError, match="no cases"):
         evaluate_cases([], predictor)
 

@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.image_io import read_volume
-from ReCoKDTrainingLib.datasets import NnunetRawDataset
+from ReCoKDTrainingLib.datasets import Case, NnunetRawDataset
+from ReCoKDTrainingLib.datasets.case import FileReader
 from ReCoKDTrainingLib.fingerprint import Fingerprint, fingerprint_cases, fingerprint_dataset
 from ReCoKDTrainingLib.planner import plan_dataset
 
@@ -38,19 +39,24 @@ def dataset_folder(tmp_path: Path) -> Path:
     )
 
 
+def files_of(case: Case) -> FileReader:
+    assert isinstance(case.reader, FileReader)
+    return case.reader
+
+
 def test_equals_nnunet(dataset_folder: Path) -> None:
     extractor = pytest.importorskip("nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor")
     reader = pytest.importorskip("nnunetv2.imageio.simpleitk_reader_writer").SimpleITKIO
     # Zeros around the head, so that cropping matters; another amount in each case.
     dataset = NnunetRawDataset(dataset_folder)
     for margin, case in enumerate(dataset.cases, start=1):
-        for path in case.images:
+        for path in files_of(case).images:
             change_image(path, lambda a, m=margin: np.pad(a[m:-m, m:, :-m], [(m, m), (m, 0), (0, m)]))
     ours = fingerprint_dataset(dataset, samples_per_case=500)
 
     theirs = [
         extractor.DatasetFingerprintExtractor.analyze_case(
-            [str(path) for path in case.images], str(case.label), reader, 500
+            [str(path) for path in files_of(case).images], str(files_of(case).label), reader, 500
         )
         for case in dataset.cases
     ]
@@ -83,7 +89,7 @@ def test_describes_cases_for_the_card(raw_dataset: Path) -> None:
     assert fingerprint.orientation == "RAS"
     lows, medians, highs = [], [], []
     for case in dataset.cases:
-        low, median, high = np.percentile(read_volume(case.images[0]).array, (0.5, 50, 99.5))
+        low, median, high = np.percentile(read_volume(files_of(case).images[0]).array, (0.5, 50, 99.5))
         lows.append(low)
         medians.append(median)
         highs.append(high)

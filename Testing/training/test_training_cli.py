@@ -180,7 +180,7 @@ def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Pat
     ("arguments", "message"),
     [
         (["--task", "teacher"], "--dataset is missing"),
-        (["--task", "teacher", "--dataset", "{tmp}", "--output", "{tmp}/out"], "no dataset.json"),
+        (["--task", "teacher", "--dataset", "{tmp}", "--output", "{tmp}/out"], "Give a folder with a dataset.json"),
         (["--task", "teacher", "--dataset", "{data}", "--output", "{data}"], "is not empty"),
         ([*DISTIL, "--resume"], "nothing to resume"),
         (["--task", "teacher", *DISTIL[2:], "--teacher", "{teacher}"], "--teacher is for students"),

@@ -19,8 +19,8 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 # Files that are parts of others, or no images, and so not looked into for DICOM.
 _OTHER_SUFFIXES = (".seg.nrrd", ".seg.nhdr", ".raw", ".img", ".gz", ".zip", ".csv", ".json", ".txt", ".png", ".html")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_LABEL_WORDS = {"label", "labels", "labelmap", "seg", "segmentation", "mask", "masks"}
-_LABEL_FOLDERS = {"labelstr", "labelsts", "labels", "masks"}
+LABEL_WORDS = {"label", "labels", "labelmap", "seg", "segmentation", "mask", "masks"}
+LABEL_FOLDERS = {"labelstr", "labelsts", "labels", "masks"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 # Objects of these modalities that GDCM takes for images.
 _NO_IMAGES = {"SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "PR", "KO", "REG"}
@@ -136,7 +136,7 @@ def _walk(folder: Path, without: Path | None) -> Iterator[tuple[Path, list[str],
 
 def _is_label(place: Path, name: str) -> bool:
     stem = name[: -len(full_suffix(Path(name)))]
-    return re.split(r"[^a-z]+", stem.lower())[-1] in _LABEL_WORDS or place.name.lower() in _LABEL_FOLDERS
+    return re.split(r"[^a-z]+", stem.lower())[-1] in LABEL_WORDS or place.name.lower() in LABEL_FOLDERS
 
 
 def _image_cases(place: Path, names: list[str], channels: int) -> Iterator[BatchCase]:

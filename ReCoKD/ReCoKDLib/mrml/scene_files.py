@@ -1,0 +1,94 @@
+"""Scenes and segmentations read from files into scenes of their own, beside the application's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..volume import Volume
+from .host import ensure_slicer
+from .scene_cases import segments_of
+from .voxels import read_labels
+
+SCENE_SUFFIXES = (".mrb", ".mrml")
+
+# The scene that was read last: the cases of one scene are read one after the other.
+_open: dict[tuple[str, int, int], Any] = {}
+
+
+def open_scene(path: Path) -> Any:
+    """A scene file in a scene of its own, which others must not change; the same one while the file stays as it is.
+
+    Args:
+        path: ``.mrb``, or ``.mrml`` with the files that it names.
+
+    Raises:
+        InputError: It is missing, or no scene.
+        MissingDependencyError: Neither Slicer nor slicer-core is here.
+    """
+    slicer = ensure_slicer()
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Check the path.")
+    status = path.stat()
+    key = (str(path.resolve()), status.st_mtime_ns, status.st_size)
+    if key not in _open:
+        _open.clear()
+        scene = _read(slicer, path)
+        _open[key] = scene
+    return _open[key]
+
+
+def _read(slicer: Any, path: Path) -> Any:
+    scene = slicer.vtkMRMLScene()
+    # Without these, files inside of the archive are not found.
+    scene.SetCacheManager(slicer.mrmlScene.GetCacheManager())
+    scene.SetDataIOManager(slicer.mrmlScene.GetDataIOManager())
+    if path.suffix.lower() == ".mrb":
+        _require_archive(path)
+        scene.ReadFromMRB(str(path), True)
+    else:
+        scene.SetRootDirectory(str(path.resolve().parent))
+        scene.SetURL(str(path.resolve()))
+        scene.Connect()
+    # Files that are not there are told of the volume or segmentation that lacks them.
+    if not any(scene.GetNumberOfNodesByClass(kind) for kind in ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode")):
+        raise InputError(f"{path} is no scene, or one without volumes. Save the scene in Slicer again.")
+    return scene
+
+
+def _require_archive(path: Path) -> None:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is damaged or no scene ({error}). Get the file again.") from error
+    if damaged:
+        raise InputError(f"{path} is damaged ({damaged}). Get the file again.")
+
+
+def read_segmentation(path: Path, values: dict[str, int], reference: Volume) -> Volume:
+    """A segmentation file as a label map on the reference's grid (nearest neighbour).
+
+    Args:
+        path: ``.seg.nrrd``.
+        values: Segment ids with their values.
+        reference: Where to.
+
+    Raises:
+        InputError: It cannot be read, or has no such segments.
+        MissingDependencyError: Neither Slicer nor slicer-core is here.
+    """
+    slicer = ensure_slicer()
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNode(slicer.vtkMRMLSegmentationNode())
+    storage = scene.AddNode(slicer.vtkMRMLSegmentationStorageNode())
+    storage.SetFileName(str(path))
+    if not path.is_file() or not storage.ReadData(node):
+        raise InputError(f"{path} could not be read as a segmentation. Get the file again.")
+    lacking = sorted(set(values) - {segment.key for segment in segments_of(node)})
+    if lacking:
+        raise InputError(f"{path} has no segment {lacking[0]!r}. Get the file again.")
+    return reference.with_array(read_labels(node, list(values.items()), reference)[None], name="")

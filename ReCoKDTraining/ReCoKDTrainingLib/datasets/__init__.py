@@ -1,0 +1,27 @@
+"""Where training cases come from.
+
+:class:`Dataset` is the seam: cases with one set of classes and channels. Each file here is a source that finds its
+cases and says how to read them; :func:`open_datasets` tells the sources apart and mixes them.
+"""
+
+from __future__ import annotations
+
+from .case import Case, load_case
+from .dataset import Dataset, Task
+from .nnunet_raw import NnunetRawDataset
+from .opening import open_dataset, open_datasets
+from .options import SourceOptions
+from .split import Split, read_split
+
+__all__ = [
+    "Case",
+    "Dataset",
+    "NnunetRawDataset",
+    "SourceOptions",
+    "Split",
+    "Task",
+    "load_case",
+    "open_dataset",
+    "open_datasets",
+    "read_split",
+]

@@ -1,0 +1,114 @@
+"""The cases of a run, opened, checked and split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ReCoKDLib.errors import DatasetError
+from ReCoKDLib.labels import LabelSet
+
+from .case_check import Check, Finding, check_cases
+from .class_matching import select_classes
+from .datasets import Case, Dataset, SourceOptions, Split, Task, open_datasets, read_split
+from .progress import Progress
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which cases a run uses.
+
+    Attributes:
+        datasets: Sources of cases; see :mod:`.datasets`.
+        sources: How to read sources that describe themselves too little.
+        labels: The only classes to learn; empty for all.
+        split: File with the split; None makes one.
+        fold: Which split of a list.
+        skip_bad: Go on without the cases that would spoil the training.
+        unlabelled_weight: How often a case that nobody annotated is drawn, beside an annotated one; 0 leaves it out.
+    """
+
+    datasets: tuple[Path, ...]
+    sources: SourceOptions = field(default_factory=SourceOptions)
+    labels: tuple[str, ...] = ()
+    split: Path | None = None
+    fold: int = 0
+    skip_bad: bool = False
+    unlabelled_weight: float = 1.0
+
+
+def unlabelled(cases: Sequence[Case]) -> list[Case]:
+    """Those that nobody annotated."""
+    return [case for case in cases if not case.labelled]
+
+
+def open_cases(settings: DataSettings, model: Task | None) -> Dataset:
+    """All cases with the classes that are learned.
+
+    Args:
+        settings: Which.
+        model: What the teacher segments in what; None without one.
+
+    Raises:
+        DatasetError: A source cannot be used, or sources do not fit each other.
+    """
+    dataset = open_datasets(settings.datasets, settings.sources, model=model, unlabelled=settings.unlabelled_weight > 0)
+    if settings.labels:
+        dataset = dataset.with_labels(select_classes(dataset.label_set, settings.labels))
+    if settings.unlabelled_weight == 0:
+        return dataset.without([case.identifier for case in unlabelled(dataset.cases)])
+    return dataset
+
+
+def checked_split(
+    dataset: Dataset, settings: DataSettings, has_teacher: bool, progress: Progress
+) -> tuple[Dataset, Split]:
+    """The split of a run, after a look at every case; warnings are told.
+
+    Returns:
+        The dataset and the split, both without bad cases where these are to be skipped.
+
+    Raises:
+        DatasetError: Something would spoil the training; all of it is named.
+    """
+    split = read_split(dataset, settings.split, settings.fold, unlabelled=True)
+    progress.stage("Checking the cases", len(dataset.cases))
+    check = check_cases(dataset, split, has_teacher=has_teacher, skip_bad=settings.skip_bad, progress=progress.fraction)
+    spoiling = [
+        line(name, finding)
+        for name, finding in check.all_findings()
+        if finding.spoils and not (settings.skip_bad and name)
+    ]
+    if spoiling:
+        raise DatasetError(
+            f"{len(spoiling)} thing(s) would spoil the training:\n"
+            + "\n".join(spoiling)
+            + ("" if settings.skip_bad else "\nCorrect them, or go on without the bad cases (--skip-bad).")
+        )
+    for name, finding in check.all_findings():
+        progress.say(f"{'skipped' if finding.spoils else 'warning'}: {line(name, finding)}")
+    return dataset.without(check.bad), without(split, check)
+
+
+def without(split: Split, check: Check) -> Split:
+    """A split without the cases that would spoil the training."""
+    bad = set(check.bad)
+    return Split(
+        tuple(case for case in split.training if case.identifier not in bad),
+        tuple(case for case in split.validation if case.identifier not in bad),
+    )
+
+
+def line(name: str, finding: Finding) -> str:
+    """A finding in one line."""
+    return f"{name or 'dataset'}: {finding.kind}: {finding.message}"
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """What a model segments in what, as a dataset says it."""
+
+    name: str
+    channel_names: tuple[str, ...]
+    label_set: LabelSet
