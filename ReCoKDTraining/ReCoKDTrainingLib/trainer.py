@@ -6,7 +6,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,16 @@ class Trainer:
         self.progress.stage("Training", schedule.steps, self.step, part=(0.05, 0.95))
         if self.progress.journal is not None:
             self.progress.journal.epochs(self.history, schedule.epochs)
-        batches = self._batches()
+        with closing(self._batches()) as batches:  # its workers end with it
+            self._learn_from(batches)
+        if self.stopped_early and self.step < schedule.steps:
+            self.progress.say(
+                f"Stopped early after epoch {self.epoch}; "
+                f"the best validation was after epoch {best_epoch(self.history)}."
+            )
+
+    def _learn_from(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        schedule = self.schedule
         saved = begun = time.monotonic()
         self._validate()
         while not self.finished:
@@ -208,11 +218,6 @@ class Trainer:
             if State.SAVE in states:
                 self.save()
                 saved = time.monotonic()
-        if self.stopped_early and self.step < schedule.steps:
-            self.progress.say(
-                f"Stopped early after epoch {self.epoch}; "
-                f"the best validation was after epoch {best_epoch(self.history)}."
-            )
 
     def _wish(self, saved: float) -> State:
         """What this process wants after a step, ``saved`` being the time of the last checkpoint."""
@@ -284,7 +289,7 @@ class Trainer:
         self.save()
         raise Cancelled(f"Stopped after step {self.step} of {self.schedule.steps}; the checkpoint is written.")
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         """All batches that remain, in order; of several processes each has its share of them."""
         schedule = self.schedule
         options: dict[str, Any] = {}

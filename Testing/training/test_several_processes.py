@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,12 @@ from ReCoKDTrainingLib.torchrun import Place, place
 SHORT = ["--epochs", "2", "--steps-per-epoch", "2", "--workers", "0", "--device", "cpu", "--precision", "off"]
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN += ["-m", "ReCoKDTrainingLib"]
+
+
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*command, "-m", "ReCoKDTrainingLib", *arguments], capture_output=True, text=True, check=False, timeout=500
-    )
+    return subprocess.run([*TORCHRUN, *arguments], capture_output=True, text=True, check=False, timeout=500)
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -96,6 +100,24 @@ def test_what_all_processes_find_wrong_is_said_by_the_first(arguments: list[str]
         "--batch-size so that it can, such as 4.",
         "recokd-training (process 1): Process 0 of this training failed, so this one ends.",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no polite signals")
+def test_torchrun_asked_to_stop_leaves_a_checkpoint_and_no_process(arguments: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    long = [*arguments, "--epochs", "500", "--workers", "1", "--output", str(folder)]
+    process = subprocess.Popen([*TORCHRUN, *long], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + 300
+    while not list(folder.glob("checkpoints/step-*.pt")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert "forcefully" not in output, output  # torchrun kills whoever has not ended after half a minute
+    for rank in (0, 1):
+        assert re.search(rf"\(process {rank}\): Stopped after step \d+ of 1000; the checkpoint is written", output)
+    step = json.loads((folder / "status.json").read_text())["step"]
+    assert (folder / "checkpoints" / f"step-{step:08d}.pt").is_file()
 
 
 # -- what befalls one of them -------------------------------------------------------------------------------
