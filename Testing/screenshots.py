@@ -54,10 +54,9 @@ def main() -> None:
         host.use_settings(Path(home) / "settings.ini")
         host.app.setStyle("Fusion")
         module = host.load(REPOSITORY / "ReCoKD" / "ReCoKD.py")
-        from ReCoKDLib.widgets import process, segment_section
+        from ReCoKDLib.widgets import process
 
-        for door in (process, segment_section):
-            vars(door)["BackgroundRun"] = QuickRun
+        vars(process)["BackgroundRun"] = QuickRun
         panel = host.open(module)
         ui = panel.ui
 

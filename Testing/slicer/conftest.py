@@ -79,9 +79,9 @@ def blob_student(students: Path, two_blobs: Callable[..., tuple[Volume, Volume]]
 def runs(monkeypatch: pytest.MonkeyPatch, host: Any) -> type:
     """Runs of the panel happen here and at once; ``runs.hold`` keeps them waiting, ``runs.started`` lists them."""
     from quick_run import QuickRun
-    from ReCoKDLib.widgets import segment_section
+    from ReCoKDLib.widgets import process
 
-    monkeypatch.setattr(segment_section, "BackgroundRun", QuickRun)
+    monkeypatch.setattr(process, "BackgroundRun", QuickRun)
     monkeypatch.setattr(QuickRun, "hold", False)
     monkeypatch.setattr(QuickRun, "started", [])
     return QuickRun

@@ -526,18 +526,18 @@ def test_two_panels_run_at_once(
 def test_no_room_for_the_background_process(
     host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ReCoKDLib.widgets import segment_section
+    from ReCoKDLib.errors import InputError
+    from ReCoKDLib.widgets import process
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise InputError("No space left on device")
 
-    monkeypatch.setattr(segment_section, "BackgroundRun", full)
+    monkeypatch.setattr(process, "BackgroundRun", full)
     volume_to_node(two_blobs()[0])
     choose(panel.ui.studentComboBox, blob_student)
     settle(host, panel)
     host.click(panel.ui.applyButton)
-    (message,) = host.messages
-    assert "No space left on device" in message
+    assert host.messages == ["No space left on device"]
     assert panel.ui.applyButton.enabled
 
 
