@@ -100,7 +100,7 @@ def main() -> None:
         volume = ui.inputSelector.currentNode()
         editor = Editor(node, volume, node.GetSegmentation().GetNthSegmentID(0))
         effect = editor.use("ReCoKD")
-        host.click(effect.runButton)
+        host.click(effect.options.runButton)
         host.run_until(lambda: effect._run is None)
         frame = editor.effect.frame
         frame.resize(WIDTH, frame.sizeHint().height())

@@ -256,7 +256,7 @@ def test_two_channels_have_a_selector_each(
     choose(panel.ui.studentComboBox, "two-channels")
     settle(host, panel)
     assert panel.ui.inputVolumeLabel.text == "T1:"
-    ((label, selector),) = panel.panel.input._further
+    ((label, selector),) = panel.panel.input.further.rows
     assert label.text == "FLAIR:"
     assert not panel.ui.applyButton.enabled
     choose(panel.ui.inputSelector, "first")
@@ -266,7 +266,7 @@ def test_two_channels_have_a_selector_each(
     assert panel.panel.input.nodes() == [first, second]
     assert panel.ui.applyButton.enabled, panel.ui.checkLabel.text
     choose(panel.ui.studentComboBox, "hippocampus-x4")
-    assert panel.panel.input._further == []
+    assert panel.panel.input.further.rows == []
     choose(panel.ui.studentComboBox, "two-channels")
     assert panel.panel.input.nodes() == [first, second]
 
