@@ -136,9 +136,12 @@ and undo are the editor's own; segments with the status Completed are not touche
 
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
             return
+        entry = self.options.entry
+        if entry is None or entry.package is None:
+            raise InputError(_("Choose a student."))
         if self.options.missing:
             raise InputError(_("Choose the volume with the channel {name}.").format(name=self.options.missing[0]))
-        package, structure = self.options.entry.package, self.options.structure
+        package, structure = entry.package, self.options.structure
         node = self.scriptedEffect.parameterSetNode()
         volumeNodes = [node.GetSourceVolumeNode(), *self.options.further.nodes()]
         segmentationNode, segmentId = node.GetSegmentationNode(), node.GetSelectedSegmentID()

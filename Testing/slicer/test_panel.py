@@ -243,6 +243,27 @@ def test_the_table_is_saved_and_put_into_the_scene(
     assert table.GetNumberOfRows() == 2
 
 
+def test_a_picture_is_saved(
+    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, tmp_path: Path
+) -> None:
+    """Of an oblique, left-handed volume; a dialog that is left without a choice writes nothing."""
+    volume_to_node(two_blobs(TURNED_LEFT_HANDED)[0], name="head")
+    choose(panel.ui.studentComboBox, blob_student)
+    segment(host, panel)
+    host.click(panel.ui.pictureButton)
+    assert list(tmp_path.glob("*.png")) == []
+    target = tmp_path / "Übersicht.png"
+    host.chosen_files.append(str(target))
+    host.click(panel.ui.pictureButton)
+    assert host.messages == []
+    picture = host.qt.QPixmap(str(target))
+    assert picture.width() > 600
+    assert picture.height() > 400
+    host.chosen_files.append(str(tmp_path / "no suffix"))
+    host.click(panel.ui.pictureButton)
+    assert ".png" in host.messages[0]
+
+
 def test_the_table_follows_the_segments(
     host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any
 ) -> None:

@@ -216,6 +216,16 @@ class SceneLogic:
 
         return volume_table(segmentationNode, tableNode)
 
+    def savePicture(self, segmentationNode: Any, path: Any, overwrite: bool = False) -> None:
+        """Write slices, a 3D view and the volumes of all segments to a file ending in ``.png``.
+
+        Raises:
+            ReCoKDError: There is nothing to draw, or the file cannot be written or exists.
+        """
+        from .pictures import save_picture
+
+        save_picture(segmentationNode, Path(path), overwrite)
+
     def exportForTraining(self, segmentationNode: Any, folder: Any, **options: Any) -> str:
         """Add the corrected segmentation and its volumes to a dataset from which a student can be trained.
 

@@ -96,7 +96,7 @@ class BackgroundRun:
         """End the process, at once; ``on_failed`` is called before this returns."""
         if not self._over:
             self._kill()
-            self._on_failed(Cancelled("Cancelled. The scene is as it was."))
+            self._on_failed(Cancelled(_("Cancelled. The scene is as it was.")))
 
     def abandon(self) -> None:
         """End the process and report nothing any more: the scene is closed, or the module goes away."""
