@@ -103,7 +103,7 @@ def main() -> None:
         host.click(effect.options.runButton)
         host.run_until(lambda: effect._run is None)
         frame = editor.effect.frame
-        frame.resize(WIDTH, frame.sizeHint().height())
+        frame.resize(WIDTH, frame.layout().heightForWidth(WIDTH))
         host.run_for(0.1)
         assert frame.grab().save(str(FOLDER / "effect.png"))
         panel.cleanup()
