@@ -29,7 +29,7 @@ from .record import (
     locked_ids,
     read_record,
     require_volumes,
-    slices_from_part,
+    seen_part,
     volume_nodes,
     write_record,
 )
@@ -94,10 +94,7 @@ class Refining:
     @property
     def part(self) -> Slices:
         """The block of the volume that the student saw, all of it where no region of interest limited it."""
-        if self._record.part is not None:
-            return slices_from_part(self._record.part, self._local)
-        k, j, i = (slice(0, n) for n in self._local.shape)
-        return k, j, i
+        return seen_part(self._record, self._local)
 
     @property
     def label_set(self) -> LabelSet:
@@ -122,6 +119,11 @@ class Refining:
     def can_redo(self) -> bool:
         """Whether a step was taken back."""
         return self._session.can_redo
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the volumes are those that were read; other voxels, or another place, make all that is known old."""
+        return bool(_volume_stamp(volume_nodes(self.node)) == self._volume_stamp)
 
     # Steps
 
@@ -236,7 +238,7 @@ class Refining:
             self._record = replace(self._record, done=tuple(replace(d, fixed=True) for d in self._record.done))
             forget_first(self.node)
         if self._probabilities is None:
-            self._probabilities = probabilities_again(self._record, self._in_world().cropped(self.part))
+            self._probabilities = probabilities_again(self._record, lambda: self._in_world().cropped(self.part))
         whole = on_whole_grid(self._probabilities, self.part, self._local, self._label_set, self._record, first)
         there = set(self._present())
         done = [d for d in self._record.done if not d.fixed and d.segment_id in there]
@@ -254,9 +256,8 @@ class Refining:
         slicer = ensure_slicer()
         if self.node.GetScene() is not slicer.mrmlScene:
             raise InputError("The segmentation was removed, so it cannot be corrected. Segment the volume again.")
-        nodes = volume_nodes(self.node)
         segments = self._segments_now()
-        if not nodes or _volume_stamp(nodes) != self._volume_stamp:
+        if not volume_nodes(self.node) or not self.is_current:
             self._open()
         elif segments != self._segments_stamp:
             # Whether somebody drew is seen by comparing, unless the grids differ.
