@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 from killed_runs import (
     checkpoint_is_being_written,
@@ -226,8 +227,8 @@ def test_changed_data_are_refused_unless_told(run: Path, dataset: Path, tmp_path
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     changed = Path(shutil.copytree(dataset, tmp_path / dataset.name))
     training = json.loads((run / "split.json").read_text())["train"]
-    for kind, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        shutil.copy(changed / kind / f"{training[1]}{ending}", changed / kind / f"{training[0]}{ending}")
+    image = str(changed / "imagesTr" / f"{training[0]}_0000.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(image) + 1, image)
     arguments = ["--config", str(run / "config.json"), "--dataset", str(changed), "--output", str(folder)]
     assert main([*arguments, "--resume"]) == 2
     assert f"data, {training[0]} was" in capsys.readouterr().err
