@@ -71,15 +71,25 @@ def evaluating(folder: Path) -> bool:
     return (state := status(folder)) is not None and state["state"] == "evaluating"
 
 
-def after(seconds: float) -> Moment:
-    """So long after now."""
-    at = time.monotonic() + seconds
-    return lambda folder: time.monotonic() >= at
+def random_moment(random_numbers: random.Random, steps: int) -> Moment:
+    """In the beginning, after any step (each leaves a checkpoint), or in the evaluation; and then a while."""
+    step, wait = random_numbers.randint(0, steps + 1), random_numbers.uniform(0, 1)
+    if step == 0:
+        wait *= 15
+    begun: list[float] = []
+
+    def moment(folder: Path) -> bool:
+        there = steps_done(folder) >= step if step <= steps else evaluating(folder)
+        if there and not begun:
+            begun.append(time.monotonic())
+        return bool(begun) and time.monotonic() - begun[0] >= wait
+
+    return moment
 
 
-def random_moment(random_numbers: random.Random, longest: float) -> Moment:
-    """Anywhere in a run of ``longest`` seconds."""
-    return after(random_numbers.uniform(0, longest))
+def steps_done(folder: Path) -> int:
+    """By the newest checkpoint."""
+    return max((int(path.stem.partition("-")[2]) for path in folder.glob("checkpoints/step-*.pt")), default=0)
 
 
 def status(folder: Path) -> dict[str, Any] | None:
