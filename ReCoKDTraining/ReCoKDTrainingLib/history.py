@@ -93,22 +93,28 @@ def _any(parts: Sequence[str], name: str) -> bool:
 
 
 def _draw_panel(ax: Axes, title: str, series: Sequence[str], history: Sequence[Row], logarithmic: bool) -> None:
-    positive = False
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = False
     for name in series:
         points = [(row["epoch"], row[name]) for row in history if math.isfinite(row.get(name, math.nan))]
+        if logarithmic:
+            points = [(epoch, value) for epoch, value in points if value > 0]
         if not points:
             continue
         x, y = zip(*points, strict=True)
-        positive |= any(value > 0 for value in y)
+        drawn = True
         label = name.removeprefix("gradient norm/").removeprefix("validation/")
         ax.plot(x, y, linewidth=1.4, marker="." if len(points) < 40 else None, markersize=5, label=label)
-    if logarithmic and positive:
+    if logarithmic and drawn:
         ax.set_yscale("log")
     ax.set_title(title, fontsize=10, color=_INK, loc="left")
     ax.set_xlabel("epoch", fontsize=8)
     ax.tick_params(labelsize=8)
     ax.grid(color=_FAINT, linewidth=0.6)
-    ax.legend(fontsize=7, frameon=False)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if drawn:
+        ax.legend(fontsize=7, frameon=False)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
