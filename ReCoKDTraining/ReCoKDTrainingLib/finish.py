@@ -23,9 +23,7 @@ from .environment import versions
 from .evaluation_report import write_reports
 from .progress import Progress
 from .report import write_report
-from .runs import Run, RunSettings
-
-EVALUATION = "evaluation"
+from .runs import EVALUATION, Run, RunSettings
 
 
 @dataclass(frozen=True)

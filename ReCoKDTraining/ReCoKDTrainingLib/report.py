@@ -17,9 +17,8 @@ from ReCoKDLib.package import ModelPackage
 
 from .comparison import Comparison, SharedErrors
 from .evaluation import METRICS, EvaluationResult
-from .evaluation_figure import draw
 from .history import CURVES, Row, best_epoch, draw_curves
-from .runs import ENVIRONMENT, Run
+from .runs import ENVIRONMENT, EVALUATION, Run
 from .validation import DICE
 from .worst_cases import draw_worst_case
 
@@ -46,7 +45,7 @@ def write_report(run: Run, package: ModelPackage, comparison: Comparison | None)
     Args:
         run: The finished run.
         package: Its model.
-        comparison: What was measured; None without held-out cases.
+        comparison: What was measured, and is in ``evaluation/``; None without held-out cases.
 
     Raises:
         OutputError: They cannot be written.
@@ -56,7 +55,7 @@ def write_report(run: Run, package: ModelPackage, comparison: Comparison | None)
     card = package.card
     sections = [_summary(run, package, comparison)]
     if comparison is not None:
-        sections.append(_scores(comparison))
+        sections.append(_scores(comparison, folder / EVALUATION))
         if comparison.shared:
             sections.append(_bias(comparison))
         if comparison.worst:
@@ -149,19 +148,18 @@ def _summary(run: Run, package: ModelPackage, comparison: Comparison | None) -> 
     return _section(title, _table(header, rows, 2), note)
 
 
-def _scores(comparison: Comparison) -> str:
+def _scores(comparison: Comparison, evaluation: Path) -> str:
     rows = []
     for segment in comparison.student.segments:
         for name, result in comparison.results.items():
             rows.append([segment, name, *_spreads(result, segment)])
     tolerance = comparison.student.tolerance
     header = ["Structure", "Model", "Cases", "Dice", "HD95, mm", "HD95 infinite", f"Surface Dice, {tolerance:g} mm"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "evaluation.png"
-        draw(comparison.results, path)
-        picture = _image(path, "Dice, HD95 and surface Dice of every held-out case")
-    note = "<p class='note'>Mean ± standard deviation over the cases; HD95 of cases where it is "
-        "finite, the others (structure in one of both only) are counted.</p>"
+    picture = _image(evaluation / "evaluation.png", "Dice, HD95 and surface Dice of every held-out case")
+    note = (
+        "<p class='note'>Mean ± standard deviation over the cases; HD95 of cases where it is finite, the others "
+        "(structure in one of both only) are counted.</p>"
+    )
     return _section("Structures", _table(header, rows, 2), note, picture)
 
 

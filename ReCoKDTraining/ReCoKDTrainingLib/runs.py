@@ -44,6 +44,7 @@ CONFIGURATION = "config.json"
 ENVIRONMENT = "environment.json"
 SPLIT = "split.json"
 PREPROCESSED = "preprocessed"
+EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)

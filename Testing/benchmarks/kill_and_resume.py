@@ -35,7 +35,7 @@ def main() -> int:
 def _repeat(folder: Path, times: int, numbers: random.Random) -> int:
     dataset = make_raw_dataset(folder / "Dataset901_Blobs")
     teacher = folder / "teacher"
-    short = ["--epochs", "4", "--steps-per-epoch", "3", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
+    short = ["--epochs", "3", "--steps-per-epoch", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
     finish(["--task", "teacher", "--dataset", str(dataset), "--output", str(teacher), *short])
     options = ["--task", "distill", "--dataset", str(dataset), *short, "--ramp", "0.3", "--checkpoint-minutes", "0"]
     options += ["--teacher", str(teacher / "blobs-teacher.recokd.zip"), "--validate-every", "2", "--ship", "best"]
