@@ -33,7 +33,7 @@ from .planner import plan_dataset, with_backbone
 from .precision import autocast_dtype
 from .progress import Progress
 from .recorders import pair_stages, recorder_for
-from .resuming import require_same
+from .resuming import differences, require_same
 from .sampling import PatchDataset
 from .trainer import Schedule, Trainer, default_workers
 from .training_data import DataSettings, ModelTask, checked_split, open_cases, unlabelled
@@ -45,6 +45,7 @@ CONFIGURATION = "config.json"
 ENVIRONMENT = "environment.json"
 SPLIT = "split.json"
 PREPROCESSED = "preprocessed"
+EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,9 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         require_same(state["settings"], facts, anyway, progress.say)
     progress.journal = Journal(settings.output)
     progress.journal.state("preparing")
+    if state is not None and (settings.output / ENVIRONMENT).is_file():
+        for change in differences(read_json(settings.output / ENVIRONMENT), environment(device)):
+            progress.say(f"Goes on with another environment: {change}.")
     if resume:
         remove_leftovers(settings.output, settings.output / CHECKPOINTS, settings.output / PREPROCESSED)
     if state is None or anyway:

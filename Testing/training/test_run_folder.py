@@ -191,7 +191,7 @@ def test_tensorboard_events_can_be_read(run: Path) -> None:
     assert len(values) == len({(step, tag) for step, tag, _ in values})
     totals = [value for _, tag, value in values if tag == "total"]
     assert totals == pytest.approx([row["total"] for row in history])
-    assert any(DICE in tag for _, tag, _ in values)
+    assert (3, DICE) in {(step, tag) for step, tag, _ in values}
 
 
 def test_without_tensorboard_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,11 @@ def test_changed_data_are_refused_unless_told(run: Path, dataset: Path, tmp_path
     assert main([*arguments, "--resume"]) == 2
     assert f"data, {training[0]} was" in capsys.readouterr().err
     assert status(folder) == status(run)
+    made_with = json.loads((folder / "environment.json").read_text())
+    made_with["versions"]["torch"] = "1.0"
+    (folder / "environment.json").write_text(json.dumps(made_with))
     assert main([*arguments, "--resume-anyway"]) == 0
+    assert "another environment: versions, torch was '1.0'" in (folder / "log.txt").read_text()
     assert f"Goes on with other settings than the checkpoint's: data, {training[0]} was" in capsys.readouterr().out
 
 
