@@ -277,7 +277,7 @@ def _same(cases: Sequence[CheckedCase]) -> Iterable[tuple[str, Finding]]:
 
 
 def _wild(cases: Sequence[CheckedCase]) -> Iterable[tuple[str, Finding]]:
-    readable = [case for case in cases if case.shape is not None]
+    readable = [case for case in cases if case.shape is not None and not case.bad]
     if len(readable) < _ENOUGH:
         return
     # In the order of size: which axis is which differs between orientations.
