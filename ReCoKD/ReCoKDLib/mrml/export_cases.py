@@ -38,10 +38,10 @@ def export_scene_cases(
     annotator: str = "",
     progress: Callable[[float], None] | None = None,
 ) -> ExportedCases:
-    """Add all annotated cases of the scene to a dataset in nnU-Net's raw layout; see :func:`.scene_cases.find_scene_cases`.
+    """Add all annotated cases of the scene to a dataset in nnU-Net's raw layout.
 
-    A case without a segment for one of the classes is left out, as the layout cannot say that nobody looked for it; an
-    empty segment says that there is none.
+    What is a case says :func:`.scene_cases.find_scene_cases`. One without a segment for one of the classes is left
+    out, as the layout cannot say that nobody looked for it; an empty segment says that there is none.
 
     Args:
         folder: The dataset; made if it is missing or empty.
