@@ -17,7 +17,7 @@ from ReCoKDLib.mrml.volumes import volume_to_node, vtk_matrix
 from ReCoKDLib.volume import Volume
 
 
-def save_scene(path: Path, build: Callable[[Any], None]) -> Path:
+def save_scene(path: Path, build: Callable[[Any], object]) -> Path:
     """Write the scene that ``build(slicer)`` fills; the one in memory is empty before and after."""
     slicer = ensure_slicer()
     slicer.mrmlScene.Clear(0)

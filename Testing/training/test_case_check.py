@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from plans import TWO_LABELS
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.image_io import read_volume, write_volume
@@ -42,8 +43,9 @@ def label(folder: Path, number: int) -> Path:
     return folder / "labelsTr" / f"blobs_{number:03d}.nrrd"
 
 
-def change(path: Path, work: Callable[[sitk.Image], sitk.Image]) -> None:
+def change(path: Path, work: Callable[[sitk.Image], sitk.Image]) -> Path:
     sitk.WriteImage(work(sitk.ReadImage(str(path))), str(path))
+    return path
 
 
 def with_voxels(work: Callable[[Any], Any]) -> Callable[[sitk.Image], sitk.Image]:
@@ -114,6 +116,32 @@ def test_all_that_is_wrong_with_a_case_is_told(nrrd: Path) -> None:
     change(image(nrrd, 1), with_voxels(set_nan))
     change(label(nrrd, 1), lambda i: i[1:, :, :] * 3)
     assert kinds(checked(NnunetRawDataset(nrrd)), 1).keys() == {"not numbers", "different grids", "unknown values"}
+
+
+@pytest.mark.usefixtures("slicer_core")
+def test_a_scene_case_that_lacks_a_segment(two_blobs: TwoBlobs, tmp_path: Path, capsys: Capture) -> None:
+    from scene_files import add_case, save_scene
+
+    def build(slicer: Any) -> None:
+        for seed in range(3):
+            volume, labels = two_blobs(seed=seed)
+            label_set = TWO_LABELS if seed else replace(TWO_LABELS, segments=TWO_LABELS.segments[:1])
+            add_case(slicer, volume, labels, label_set)
+
+    path = save_scene(tmp_path / "three.mrb", build)
+    assert main(["--task", "check", "--dataset", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert "warning  three_1: missing class: Not annotated: posterior" in capsys.readouterr().out
+    first, *_ = json.loads((tmp_path / "out" / "check.json").read_text())["cases"]
+    assert first["annotated"] == "in part"
+    assert list(first["voxels"]) == ["anterior"]
+    assert main(["--task", "export", "--dataset", str(path), "--output", str(tmp_path / "raw")]) == 0
+    labels = read_volume(tmp_path / "raw" / "labelsTr" / "three_1.nii.gz").array
+    assert set(np.unique(labels)) == {1, 3}, "background is not known"
+
+
+@pytest.fixture
+def slicer_core() -> None:
+    pytest.importorskip("slicer", reason='needs slicer-core: pip install "recokd[host]"')
 
 
 def test_duplicates_and_leakage(nrrd: Path, tmp_path: Path) -> None:

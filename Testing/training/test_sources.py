@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_a_folder_of_scenes_and_mrml_files(two_blobs: TwoBlobs, tmp_path: Path) 
 
     pairs = [two_blobs(make(), seed=seed) for seed, make in enumerate((oblique, oblique_left_handed))]
     for number, (volume, labels) in enumerate(pairs):
-        save_scene(tmp_path / f"{number}.mrb", lambda s, v=volume, m=labels: add_case(s, v, m, LABELS))
+        save_scene(tmp_path / f"{number}.mrb", partial(add_case, volume=volume, labels=labels, label_set=LABELS))
     with zipfile.ZipFile(tmp_path / "1.mrb") as archive:
         archive.extractall(tmp_path / "unpacked")
     (tmp_path / "1.mrb").unlink()
