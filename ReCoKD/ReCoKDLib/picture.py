@@ -146,7 +146,7 @@ def _draw(
     labels_shown = volume.with_array(labels.array).reoriented("RAS")
     if found:
         largest = max(found, key=lambda size: size.voxels).segment
-        centre = _centre(segment_mask(labels_shown.array[0], largest))
+        centre = central_voxel(segment_mask(labels_shown.array[0], largest))
         notes = [f"Slices through the centre of {largest.name}, the largest structure."]
     else:
         centre = (shown.shape[0] // 2, shown.shape[1] // 2, shown.shape[2] // 2)
@@ -191,7 +191,7 @@ def _lines(notes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _centre(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+def central_voxel(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
     """The structure's voxel nearest to its centre of gravity, which may lie outside of a curved one."""
     inside = np.flatnonzero(mask)
     inside = inside[:: 1 + len(inside) // _CENTRE_SAMPLE]

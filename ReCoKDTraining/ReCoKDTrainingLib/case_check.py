@@ -282,9 +282,7 @@ def _wild(cases: Sequence[CheckedCase]) -> Iterable[tuple[str, Finding]]:
         return
     # In the order of size: which axis is which differs between orientations.
     spacings = np.log([sorted(case.spacing or (1, 1, 1)) for case in readable])
-    for case, wild in zip(
-        readable, np.any(_outliers(spacings, _SPACING_FACTOR), axis=1, keepdims=True)[:, 0].tolist(), strict=True
-    ):
+    for case, wild in zip(readable, np.any(_outliers(spacings, _SPACING_FACTOR), axis=1).tolist(), strict=True):
         if wild:
             shown = " x ".join(f"{mm:.3g}" for mm in case.spacing or ())
             usual = " x ".join(f"{mm:.3g}" for mm in np.exp(np.median(spacings, 0)))

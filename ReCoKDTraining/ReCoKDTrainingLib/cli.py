@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ReCoKDLib.errors import Cancelled, InputError, ReCoKDError
 
-from .command_line import make_parser
+from .command_line import configuration, parse_arguments, write_returned
 from .progress import Progress
+from .stopping import StopRequest
 
 if TYPE_CHECKING:
     from .training_data import DataSettings
@@ -43,10 +44,14 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
         can mend, 130 when cancelled.
     """
     try:
-        arguments = make_parser(description or find_description()).parse_args(argv)
-        with Progress(arguments.progress) as progress:
-            return _run(arguments, progress)
-    except (Cancelled, KeyboardInterrupt):
+        description = description or find_description()
+        arguments = parse_arguments(description, argv)
+        with StopRequest() as stop, Progress(arguments.progress, stop) as progress:
+            return _run(arguments, description, progress)
+    except Cancelled as stopped:
+        print(f"recokd-training: {stopped} Go on with --resume.", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
         print("recokd-training: cancelled. Go on with --resume.", file=sys.stderr)
         return 130
     except ReCoKDError as error:
@@ -54,15 +59,35 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
         return 2
 
 
-def _run(arguments: argparse.Namespace, progress: Progress) -> int:
+def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -> int:
     for name in ("dataset", "output"):
         if not getattr(arguments, name):
             raise InputError(f"--{name} is missing. Say where the {name} folder is.")
     if arguments.task == "check":
         return _check(arguments, progress)
-    tasks = {"evaluate": _evaluate, "export": _export}
-    tasks.get(arguments.task, _train)(arguments, progress)
+    if arguments.task == "evaluate":
+        _evaluate(arguments, progress)
+    elif arguments.task == "export":
+        _export(arguments, progress)
+    else:
+        _train_with_journal(arguments, description, progress)
     return 0
+
+
+def _train_with_journal(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
+    """Train; how it ended is kept in the run folder."""
+    try:
+        _train(arguments, description, progress)
+    except BaseException as error:
+        if progress.journal is not None:
+            stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
+            said = str(error) if isinstance(error, ReCoKDError) else f"{type(error).__name__}: {error}"
+            progress.journal.line(said)
+            progress.journal.state("stopped" if stopped else "failed", error=None if stopped else said)
+        raise
+    finally:
+        if progress.journal is not None:
+            progress.journal.close()
 
 
 # Heavy imports come after the arguments are known to be right, and not for --help and --xml.
@@ -102,7 +127,7 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
     progress.say(str(export_nnunet_raw(_data(arguments), arguments.output, progress)))
 
 
-def _train(arguments: argparse.Namespace, progress: Progress) -> None:
+def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
     from .finish import Presentation, finish_run
     from .parsing import parse_loss_options, parse_losses, parse_mirror_axes
     from .runs import RunSettings, prepare_run
@@ -133,6 +158,12 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         device=arguments.device,
         precision=arguments.precision,
         workers=arguments.workers,
+        validate_every=arguments.validateEvery,
+        validation_cases=arguments.validationCases,
+        patience=arguments.patience,
+        ship=arguments.ship,
+        checkpoint_minutes=arguments.checkpointMinutes,
+        configuration=configuration(description, arguments),
     )
     presentation = Presentation(
         name=arguments.name,
@@ -141,10 +172,18 @@ def _train(arguments: argparse.Namespace, progress: Progress) -> None:
         attribution=arguments.attribution,
         dtype=arguments.dtype,
     )
-    run = prepare_run(settings, progress, arguments.resume)
+    run = prepare_run(settings, progress, arguments.resume or arguments.resumeAnyway, arguments.resumeAnyway)
+    assert progress.journal is not None, "a run that is prepared has one"
     if not run.trainer.finished:
+        progress.journal.state("training")
         run.trainer.run()
-    progress.say(f"The model is in {finish_run(run, presentation, progress)}")
+    progress.journal.state("evaluating")
+    finished = finish_run(run, presentation, progress)
+    progress.say(f"The model is in {finished.package}, the report in {finished.report}")
+    progress.journal.state("done", package=finished.package.name, report=finished.report.name)
+    if arguments.returnparameterfile is not None:
+        returned = {"package": finished.package, "report": finished.report, "meanDice": finished.dice}
+        write_returned(description, arguments.returnparameterfile, returned)
 
 
 def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
@@ -163,13 +202,14 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     data = replace(_data(arguments), unlabelled_weight=0.0)
     dataset = open_cases(data, None)
     results = {}
-    for path in arguments.models:
+    for index, path in enumerate(arguments.models):
         package = ModelPackage.open(path)
         known = for_evaluation(package, dataset)
         if package.card.name in results:
             raise InputError(f"Two of the models are called {package.card.name}. Evaluate them one after the other.")
         predictor = Predictor.from_package(package, arguments.device, arguments.mirroring)
-        progress.stage(f"Evaluating {package.card.name}", 1000)
+        part = (index / len(arguments.models), (index + 1) / len(arguments.models))
+        progress.stage(f"Evaluating {package.card.name}", 1000, part=part)
         results[package.card.name] = evaluate_cases(
             read_split(known, data.split, data.fold).validation,
             predictor,

@@ -7,10 +7,14 @@ parser is not used because it wants a value after boolean flags, which Slicer do
 from __future__ import annotations
 
 import argparse
+import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ReCoKDLib.errors import InputError
+from ReCoKDLib.files import read_json, write_text
 
 _TYPES: dict[str, Callable[[str], Any]] = {
     "string": str,
@@ -22,6 +26,10 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "file": Path,
     "directory": Path,
 }
+
+
+# Not of what a run is, but of how it is started or told.
+_OF_A_START = ("config", "resume", "resumeAnyway", "progress")
 
 
 class _PrintXml(argparse.Action):
@@ -40,6 +48,9 @@ def make_parser(description: Path) -> argparse.ArgumentParser:
     root = ElementTree.parse(description).getroot()
     parser = argparse.ArgumentParser("recokd-training", description=_text(root, "description"))
     parser.add_argument("--xml", nargs=0, action=_PrintXml, const=str(description), help="print the description")
+    parser.add_argument(
+        "--returnparameterfile", type=Path, help="where to write the output parameters, as Slicer asks for them"
+    )
     parser.add_argument("--version", action="version", version=_text(root, "version"))
     for parameters in root.iter("parameters"):
         group = parser.add_argument_group(_text(parameters, "label"), _text(parameters, "description"))
@@ -47,6 +58,63 @@ def make_parser(description: Path) -> argparse.ArgumentParser:
             if parameter.find("longflag") is not None:
                 _add(group, parameter)
     return parser
+
+
+def parse_arguments(description: Path, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments of the command line, with those of ``--config FILE`` (a run's ``config.json``) where it has none.
+
+    Raises:
+        InputError: The file is not JSON, or names what is no parameter.
+    """
+    parser = make_parser(description)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given)
+    if arguments.config is None:
+        return arguments
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    values = read_json(arguments.config)
+    if not isinstance(values, dict):
+        raise InputError(f"{arguments.config} is not a JSON object. Give the config.json of a run.")
+    first: list[str] = []
+    for name, value in values.items():
+        if name not in flags:
+            raise InputError(f"{arguments.config} names {name!r}, which is no parameter. Remove it.")
+        # A flag cannot be taken back: what is false or empty is the default.
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                first.append(flags[name])
+            elif one is not False and one is not None and one != "":
+                first.append(f"{flags[name]}={one}")
+    return parser.parse_args([*first, *given])
+
+
+def configuration(description: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All parameters by name, for ``config.json``, but those of how a run is started."""
+    names = [name for name in _names(description, "longflag") if name not in _OF_A_START]
+    return {name: _plain(getattr(arguments, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_returned(description: Path, path: Path, values: Mapping[str, object]) -> None:
+    """Write the output parameters as ``NAME = VALUE`` lines, which Slicer reads back.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    known = _names(description, "channel")
+    lines = [f"{name} = {value}\n" for name, value in values.items() if name in known and value is not None]
+    write_text(path, "".join(lines), overwrite=True)
+
+
+def _names(description: Path, tag: str) -> list[str]:
+    root = ElementTree.parse(description).getroot()
+    return [_text(p, "name") for group in root.iter("parameters") for p in group if p.find(tag) is not None]
 
 
 def _text(element: ElementTree.Element, tag: str) -> str:

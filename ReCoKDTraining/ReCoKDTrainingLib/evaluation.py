@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.prediction import Predictor
+from ReCoKDLib.volume import Volume
 
 from .datasets import Case, load_case
 from .peak_memory import PeakMemory
@@ -192,6 +193,8 @@ def evaluate_cases(
     label_set: LabelSet | None = None,
     tolerance: float = TOLERANCE_MM,
     measure_memory: bool = False,
+    distances: bool = True,
+    seen: Callable[[int, Volume], None] | None = None,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> EvaluationResult:
@@ -203,6 +206,8 @@ def evaluate_cases(
         label_set: What to compare, in the model's numbering; None compares all of its classes.
         tolerance: Of surface Dice, mm.
         measure_memory: Record the peak memory of each case.
+        distances: Measure HD95 and surface Dice, too; else they are NaN.
+        seen: Called with each case's place and the label map that the model gave.
         progress: Called with the finished fraction.
         cancelled: Asked before each tile.
 
@@ -226,7 +231,9 @@ def evaluate_cases(
                 cancelled=cancelled,
             )
             seconds = time.perf_counter() - begun
-        scores = evaluate(prediction.labels, reference, label_set, tolerance=tolerance)
+        if seen is not None:
+            seen(index, prediction.labels)
+        scores = evaluate(prediction.labels, reference, label_set, tolerance=tolerance, distances=distances)
         results.append(CaseResult(case.identifier, scores, seconds, memory.bytes))
         if progress is not None:
             progress((index + 1) / len(cases))

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import platform
+import copy
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ReCoKDLib
+from torch import nn
+
 from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord, require_name
 from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
-from ReCoKDLib.prediction import Predictor
 
-from .evaluation import EvaluationResult, evaluate_cases
+from .comparison import compare
+from .environment import versions
 from .evaluation_report import write_reports
 from .progress import Progress
+from .report import write_report
 from .runs import Run, RunSettings
 from .training_data import unlabelled
 
@@ -53,42 +55,64 @@ class Presentation:
             require_name(self.name)
 
 
-def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Path:
-    """Package the trained network, evaluate the package on the held-out cases and put the figures on its card.
+@dataclass(frozen=True)
+class Finished:
+    """What a run ends with.
 
-    Returns:
-        The package, ``NAME.recokd.zip`` in the run folder.
+    Attributes:
+        package: ``NAME.recokd.zip`` in the run folder.
+        report: ``report.html`` in the run folder.
+        dice: Mean over the held-out cases and structures; None without held-out cases.
+    """
+
+    package: Path
+    report: Path
+    dice: float | None
+
+
+def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Finished:
+    """Package the trained network, evaluate the package on the held-out cases, put the figures on its card, report.
 
     Raises:
         DatasetError: A held-out case contradicts itself.
         OutputError: The run folder cannot be written.
     """
-    card = _card(run, presentation)
+    network, epoch = _shipped(run)
+    card = _card(run, presentation, epoch)
     label_set = run.dataset.label_set
     path = run.settings.output / f"{card.name}{PACKAGE_SUFFIX}"
-    weights = [plain_state(run.trainer.distiller.student)]
+    weights = [plain_state(network)]
 
     def write(metrics: Mapping[str, Any]) -> None:
         described = replace(card, metrics=metrics)
         write_package(path, described, run.plan, label_set, weights, overwrite=True, dtype=presentation.dtype)
 
     write({})
+    comparison = None
     if run.split.validation:
-        result = evaluate_package(ModelPackage.open(path), run, progress)
-        write_reports({card.name: result}, run.settings.output / EVALUATION, overwrite=True)
+        comparison = compare(ModelPackage.open(path), run, progress)
+        write_reports(comparison.results, run.settings.output / EVALUATION, overwrite=True)
         measured = f"{len(run.split.validation)} held-out cases of {run.dataset.name}, no mirroring"
-        write({"measured on": measured, **result.summary()})
-    return path
+        if run.settings.ship == "best":
+            measured += "; the weights were chosen by their Dice on such cases, which flatters them"
+        write({"measured on": measured, **comparison.student.summary()})
+    report = write_report(run, ModelPackage.open(path), comparison)
+    mean = math.nan if comparison is None else comparison.student.mean("dice")
+    return Finished(path, report, mean if math.isfinite(mean) else None)
 
 
-def evaluate_package(package: ModelPackage, run: Run, progress: Progress) -> EvaluationResult:
-    """The package on the run's held-out cases, on the device of the run."""
-    progress.stage(f"Evaluating {package.card.name}", 1000)
-    predictor = Predictor.from_package(package, run.trainer.device)
-    return evaluate_cases(run.split.validation, predictor, progress=progress.fraction)
+def _shipped(run: Run) -> tuple[nn.Module, int]:
+    """The network that the package holds, and the epoch that its weights are of."""
+    trainer = run.trainer
+    if run.settings.ship != "best" or trainer.validation is None:
+        return trainer.distiller.student, trainer.epoch
+    best = trainer.checkpoints.best()
+    network = copy.deepcopy(trainer.distiller.student)
+    network.load_state_dict(best["student"])
+    return network, int(best["epoch"])
 
 
-def _card(run: Run, presentation: Presentation) -> Card:
+def _card(run: Run, presentation: Presentation, epoch: int) -> Card:
     dataset, settings, fingerprint = run.dataset, run.settings, run.fingerprint
     structures = ", ".join(segment.name for segment in dataset.label_set.segments)
     orientation = run.trainer.settings["orientation"]
@@ -104,7 +128,7 @@ def _card(run: Run, presentation: Presentation) -> Card:
         spacing=SpacingInfo.of_cases(fingerprint.spacings_in(orientation).tolist()),
         orientation=orientation,
         mirror_axes=run.settings.mirror_axes,
-        training=_training_record(run),
+        training=_training_record(run, epoch),
         licences=Licences(
             weights=presentation.weights_licence or str(dataset.description.get("licence", "")),
             attribution=presentation.attribution or str(dataset.description.get("reference", "")),
@@ -127,7 +151,7 @@ def _name(run: Run) -> str:
     return f"{stem}-x{2**run.settings.width}" + ("" if run.settings.losses else "-plain")
 
 
-def _training_record(run: Run) -> TrainingRecord:
+def _training_record(run: Run, epoch: int) -> TrainingRecord:
     schedule, distiller = run.trainer.schedule, run.trainer.distiller
     records = [case.provenance for case in run.split.training if case.provenance is not None]
     return TrainingRecord(
@@ -142,17 +166,16 @@ def _training_record(run: Run) -> TrainingRecord:
             **{name: {"eta": eta, **run.settings.loss_options.get(name, {})} for name, eta in distiller.etas.items()},
         },
         width=None if _is_teacher(run.settings) else run.settings.width,
-        steps=schedule.epochs * schedule.steps_per_epoch,
+        steps=epoch * schedule.steps_per_epoch,
         batch_size=schedule.batch_size,
         seed=schedule.seed,
-        versions={
-            "recokd": ReCoKDLib.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "monai", "numpy")},
-        },
+        versions=versions(),
         date=datetime.now(timezone.utc).date().isoformat(),
         options={
             "epochs": schedule.epochs,
+            "weights": f"of the {run.settings.ship} epoch, {epoch}"
+            + (" (training stopped early)" if run.trainer.stopped_early else ""),
+            "parts of a batch": run.trainer.optimisation.parts,
             "cases without annotation": len(unlabelled(run.split.training)),
             "weight of cases without annotation": run.settings.data.unlabelled_weight,
             "cases corrected by clicks": sum(bool(record.clicks) for record in records),

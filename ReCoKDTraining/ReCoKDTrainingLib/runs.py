@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ReCoKDLib.card import Card
-from ReCoKDLib.errors import OutputError, PackageError, ReCoKDError
+from ReCoKDLib.errors import DatasetError, InputError, OutputError, PackageError, ReCoKDError
 from ReCoKDLib.files import read_json, require_new, write_json
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network, load_weights
@@ -20,21 +20,31 @@ from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import choose_device
 
 from .cache import preprocess_cases
+from .checkpoints import FOLDER as CHECKPOINTS
+from .checkpoints import Checkpoints, is_leftover, remove_leftovers
 from .class_matching import ClassMap, common_classes, match_classes
 from .datasets import Dataset, Split, Task
 from .distiller import Distiller, WeightedLoss
+from .environment import environment
 from .fingerprint import Fingerprint, fingerprint_cases
+from .journal import STATUS, Journal
 from .losses import SegmentationLoss, build_loss
 from .planner import plan_dataset, with_backbone
 from .precision import autocast_dtype
 from .progress import Progress
 from .recorders import pair_stages, recorder_for
+from .resuming import require_same
 from .sampling import PatchDataset
-from .trainer import CHECKPOINT, Schedule, Trainer, default_workers
+from .trainer import Schedule, Trainer, default_workers
 from .training_data import DataSettings, ModelTask, checked_split, open_cases, unlabelled
+from .validation import Validation, spread_out
 
 PLAN = "plan.json"
 FINGERPRINT = "fingerprint.json"
+CONFIGURATION = "config.json"
+ENVIRONMENT = "environment.json"
+SPLIT = "split.json"
+PREPROCESSED = "preprocessed"
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,12 @@ class RunSettings:
         device: auto, cpu, cuda or mps.
         precision: auto, bf16 or off.
         workers: Processes that prepare patches; -1 for half of the cores.
+        validate_every: Epochs from one validation on held-out cases to the next; 0 for none.
+        validation_cases: How many of them at most; 0 for all.
+        patience: Validations without a better one after which training ends; 0 for never.
+        ship: Whose weights go into the package: ``last`` or ``best`` (by validation).
+        checkpoint_minutes: Longest time between checkpoints.
+        configuration: All of this by the command line's names, for the run folder.
     """
 
     data: DataSettings
@@ -84,6 +100,18 @@ class RunSettings:
     device: str = "auto"
     precision: str = "auto"
     workers: int = -1
+    validate_every: int = 0
+    validation_cases: int = 10
+    patience: int = 0
+    ship: str = "last"
+    checkpoint_minutes: float = 10.0
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.validate_every <= 0 and (self.patience > 0 or self.ship == "best"):
+            raise InputError(
+                "Early stopping and the best weights need validation. Say every how many epochs (--validate-every)."
+            )
 
 
 @dataclass(frozen=True)
@@ -113,8 +141,14 @@ class Run:
     trainer: Trainer
 
 
-def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False) -> Run:
-    """Read and check everything, preprocess, build networks and losses; load the checkpoint when resuming.
+def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False, anyway: bool = False) -> Run:
+    """Read and check everything, preprocess, build networks and losses; load the newest checkpoint when resuming.
+
+    Args:
+        settings: What is asked.
+        progress: Where to tell; gets the run's journal as soon as all inputs are right.
+        resume: Go on with the run in the folder.
+        anyway: Also where its settings or data were others.
 
     Raises:
         ReCoKDError: Any of the inputs is wrong. Nothing is written then but an empty run folder, save where the
@@ -125,6 +159,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
     dataset = open_cases(settings.data, None if teacher is None else as_task(teacher))
     dataset, split = checked_split(dataset, settings.data, teacher is not None, progress)
+    if not split.validation and (settings.patience > 0 or settings.ship == "best"):
+        raise DatasetError("Early stopping and the best weights need held-out cases. The split has none in 'val'.")
     classes = None if teacher is None else match_model(teacher, dataset)
     initial = None if settings.initial is None else ModelPackage.open(settings.initial)
     if initial is not None:
@@ -157,18 +193,45 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         distiller.require_logits_loss()
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
-    goes_on = resume and (settings.output / CHECKPOINT).is_file()  # a run killed in its first epoch has none yet
-    if not goes_on:
+    orientation = fingerprint.orientation if teacher is None else teacher.card.orientation
+    facts = {
+        "data": {case.identifier: case.sha256[:16] for case in fingerprint.cases},
+        "cases": [case.identifier for case in split.training],  # sampling goes by their order
+        "held-out cases": [case.identifier for case in split.validation],
+        "plan": plan.to_nnunet(),
+        "orientation": orientation,
+        "teacher": None if teacher is None else teacher.checksum,
+        "initial": None if initial is None else initial.checksum,
+        "labels": list(settings.data.labels) or None,
+        "unlabelled weight": settings.data.unlabelled_weight if unlabelled(split.training) else None,
+        "mirror axes": list(settings.mirror_axes),
+        "losses": dict(settings.losses),
+        "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
+        "ramp": settings.ramp,
+        "precision": str(dtype),
+        "schedule": asdict(schedule),
+    }
+    # A run killed before its first checkpoint has none yet.
+    state = Checkpoints(settings.output).newest(progress.say) if resume else None
+    if state is not None:
+        require_same(state["settings"], facts, anyway, progress.say)
+    progress.journal = Journal(settings.output)
+    progress.journal.state("preparing")
+    if resume:
+        remove_leftovers(settings.output, settings.output / CHECKPOINTS, settings.output / PREPROCESSED)
+    if state is None or anyway:
         write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
+        write_json(settings.output / CONFIGURATION, dict(settings.configuration), overwrite=True)
+        write_json(settings.output / ENVIRONMENT, environment(device), overwrite=True)
+        write_json(settings.output / SPLIT, {"train": facts["cases"], "val": facts["held-out cases"]}, overwrite=True)
         write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
 
-    orientation = fingerprint.orientation if teacher is None else teacher.card.orientation
-    progress.stage("Preprocessing", len(split.training))
+    progress.stage("Preprocessing", len(split.training), part=(0.02, 0.05))
     cases = preprocess_cases(
         split.training,
         plan,
         dataset.label_set,
-        settings.cache or settings.output / "preprocessed",
+        settings.cache or settings.output / PREPROCESSED,
         orientation=orientation,
         progress=progress.fraction,
     )
@@ -186,33 +249,36 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False)
         ),
         settings.output,
         device=device,
-        settings={
-            "data": fingerprint.sha256,
-            "cases": [case.identifier for case in split.training],  # sampling goes by their order
-            "plan": plan.to_nnunet(),
-            "orientation": orientation,
-            "teacher": None if teacher is None else teacher.checksum,
-            "initial": None if initial is None else initial.checksum,
-            "labels": list(settings.data.labels) or None,
-            "unlabelled weight": settings.data.unlabelled_weight if unlabelled(split.training) else None,
-            "mirror axes": list(settings.mirror_axes),
-            "losses": dict(settings.losses),
-            "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
-            "ramp": settings.ramp,
-            "precision": str(dtype),
-        },
+        settings=facts,
         workers=default_workers() if settings.workers < 0 else settings.workers,
         progress=progress,
+        validation=_validation(settings, split, plan, dataset.label_set, orientation, device),
+        checkpoint_minutes=settings.checkpoint_minutes,
     )
-    if goes_on:
-        trainer.resume()
+    if state is not None:
+        trainer.load(state)
+        progress.say(f"Goes on after step {trainer.step} of {schedule.steps}.")
     return Run(settings, dataset, split, fingerprint, plan, teacher, classes, initial, trainer)
 
 
+def _validation(
+    settings: RunSettings,
+    split: Split,
+    plan: Plan,
+    label_set: LabelSet,
+    orientation: str | None,
+    device: torch.device,
+) -> Validation | None:
+    cases = spread_out(split.validation, settings.validation_cases)
+    if settings.validate_every <= 0 or not cases:
+        return None
+    return Validation(cases, plan, label_set, orientation, device, settings.validate_every, settings.patience)
+
+
 def _check_folder(folder: Path, resume: bool) -> None:
-    if resume and not (folder / PLAN).is_file():
+    if resume and not any((folder / name).is_file() for name in (STATUS, PLAN)):
         raise OutputError(f"There is nothing to resume: {folder} holds no run. Start without --resume.")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not resume and folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
 
 
@@ -263,7 +329,7 @@ def _require_same_heads(model: ModelPackage, dataset: Dataset) -> None:
 
 def _fingerprint(dataset: Dataset, split: Split, progress: Progress) -> Fingerprint:
     """Of the training cases."""
-    progress.stage("Reading the training cases", len(split.training))
+    progress.stage("Reading the training cases", len(split.training), part=(0.0, 0.02))
     return fingerprint_cases(
         split.training, dataset.channel_names, dataset.label_set, unlabelled=True, progress=progress.fraction
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
+import signal
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ReCoKDLib.errors import OutputError, ReCoKDError
-from ReCoKDLib.files import atomic_file
+from ReCoKDLib.errors import Cancelled, ReCoKDError
 
+from .checkpoints import Checkpoints
 from .distiller import Distiller
+from .history import Row, best_epoch, validations_since
+from .optimisation import Optimisation
 from .progress import Progress
 from .sampling import PatchDataset
-
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.csv"
+from .validation import DICE, Validation
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,14 @@ class Schedule:
                 raise ReCoKDError(f"{name} must be larger than 0; it is {getattr(self, name)}.")
 
     @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
     def samples(self) -> int:
         """Patches seen in the whole run."""
-        return self.epochs * self.steps_per_epoch * self.batch_size
+        return self.steps * self.batch_size
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -68,18 +73,24 @@ class Schedule:
 class Trainer:
     """Trains what the distiller declares, and can go on after a kill from its last checkpoint.
 
-    Randomness of the data is a function of (seed, sample number) and of the initialisation of the seed, so a
-    checkpoint needs no generator states.
+    Whatever is random is a function of the seed and of a sample's or a step's number, so a checkpoint needs no
+    generator states, and may be made after any step.
 
     Args:
         schedule: How long and how fast.
         distiller: Student, teacher and losses, on ``device``.
         patches: Samples by number, as many as ``schedule.samples``.
-        folder: Run folder; gets ``checkpoint.pt`` and ``log.csv``.
+        folder: Run folder; gets the checkpoints.
         device: Where to train.
-        settings: What makes this run what it is, as plain values; a checkpoint of other settings is refused.
+        settings: What makes this run what it is, as plain values; kept in each checkpoint.
         workers: Processes that prepare patches; 0 prepares them in this one.
-        progress: Where to tell.
+        progress: Where to tell; its ``stop`` says when to end early, its ``journal`` keeps what is learned.
+        validation: Held-out cases to measure now and then; None for none.
+        checkpoint_minutes: Longest time between checkpoints; there is one after each epoch in any case.
+
+    Attributes:
+        step: Steps done.
+        history: One row for each whole epoch.
     """
 
     def __init__(
@@ -90,99 +101,174 @@ class Trainer:
         folder: Path,
         *,
         device: torch.device,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
         workers: int,
         progress: Progress,
+        validation: Validation | None = None,
+        checkpoint_minutes: float = 10.0,
     ) -> None:
         self.schedule = schedule
         self.distiller = distiller
         self.patches = patches
-        self.folder = folder
+        self.checkpoints = Checkpoints(folder)
         self.device = device
-        self.settings = {**settings, "schedule": asdict(schedule)}
+        self.settings = dict(settings)
         self.workers = workers
         self.progress = progress
-        self.optimiser = torch.optim.SGD(
-            distiller.trained_parameters(),
-            lr=schedule.learning_rate,
+        self.validation = validation
+        self.checkpoint_seconds = 60 * checkpoint_minutes
+        self.optimisation = Optimisation(
+            distiller,
+            learning_rate=schedule.learning_rate,
             momentum=schedule.momentum,
             weight_decay=schedule.weight_decay,
-            nesterov=True,
+            gradient_clip=schedule.gradient_clip,
+            seed=schedule.seed,
+            say=progress.say,
         )
-        self.epoch = 0
-        self.history: list[dict[str, float]] = []
+        self.step = 0
+        self.history: list[Row] = []
+        # Of the epoch that is under way: sums of the losses, the losses' counters, seconds
+        self._sums: dict[str, Tensor] = {}
+        self._counters: dict[str, float] = {}
+        self._seconds = {"seconds": 0.0, "seconds waiting for data": 0.0}
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.schedule.steps_per_epoch
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epoch >= self.schedule.epochs
+        """Whether there is nothing left to train or to validate."""
+        return (self.step >= self.schedule.steps or self.stopped_early) and not self._validation_is_due
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether so many validations as the patience is brought nothing better."""
+        patience = 0 if self.validation is None else self.validation.patience
+        return 0 < patience <= validations_since(self.history)
+
+    @property
+    def _validation_is_due(self) -> bool:
+        return (
+            self.validation is not None
+            and bool(self.history)
+            and self.step == self.history[-1]["epoch"] * self.schedule.steps_per_epoch
+            and self.validation.due(self.epoch, self.schedule.epochs)
+            and DICE not in self.history[-1]
+        )
 
     def run(self) -> None:
-        """Train from the present epoch to the last one.
+        """Train from the present step to the last one.
 
         Raises:
-            ReCoKDError: A loss is not a number any more; the last checkpoint stays.
+            ReCoKDError: A loss is not a number any more, or a checkpoint cannot be written; the last one stays.
+            Cancelled: A stop was asked for; the checkpoint is of the last step.
         """
         schedule = self.schedule
         self.distiller.train()
-        steps = schedule.steps_per_epoch
-        self.progress.stage("Training", schedule.epochs * steps, self.epoch * steps)
+        self.progress.stage("Training", schedule.steps, self.step, part=(0.05, 0.95))
+        if self.progress.journal is not None:
+            self.progress.journal.epochs(self.history, schedule.epochs)
         batches = self._batches()
-        for epoch in range(self.epoch, schedule.epochs):
-            begun = time.perf_counter()
-            for group in self.optimiser.param_groups:
-                group["lr"] = schedule.rate(epoch)
-            sums: dict[str, Tensor] = {}
-            for step in range(steps):
+        saved = begun = time.monotonic()
+        self._validate()
+        while not self.finished:
+            epoch = self.epoch
+            try:
                 images, labels = next(batches)
-                for name, value in self._step(images, labels, epoch, step).items():
-                    sums[name] = sums.get(name, torch.zeros(())) + value
-            row = {name: float(value) / steps for name, value in sums.items()}
-            norms = self.distiller.gradient_norms(
-                images.to(self.device), labels.to(self.device).long(), epoch / schedule.epochs
-            )
-            row |= {f"gradient norm/{name}": norm for name, norm in norms.items()}
-            row |= self.distiller.pop_statistics()
-            self.history.append(
-                {
-                    "epoch": epoch + 1,
-                    "learning rate": schedule.rate(epoch),
-                    "seconds": time.perf_counter() - begun,
-                }
-                | row
-            )
-            self.epoch = epoch + 1
-            self.save()
-            seconds = self.history[-1]["seconds"]
-            left = math.ceil(seconds * (schedule.epochs - self.epoch) / 60)
+            except RuntimeError:
+                if self.progress.stop():  # the request went to the workers as well, which have ended
+                    self._stop()
+                raise
+            waited = time.monotonic()
+            images = images.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True).long()
+            self._learn(images, labels)
+            last = self.step % schedule.steps_per_epoch == 0
+            norms = self.optimisation.gradient_norms(images, labels, epoch / schedule.epochs) if last else {}
+            now = time.monotonic()
+            self._seconds["seconds"] += now - begun
+            self._seconds["seconds waiting for data"] += waited - begun
+            begun = now
+            if last:
+                self._end_epoch(norms)
+                saved = begun = time.monotonic()
+            if self.progress.stop():
+                self._stop()
+            if time.monotonic() - saved >= self.checkpoint_seconds:
+                self.save()
+                saved = time.monotonic()
+        if self.stopped_early and self.step < schedule.steps:
             self.progress.say(
-                f"epoch {self.epoch}/{schedule.epochs}  {seconds:.0f} s, {left} min left  "
-                + "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+                f"Stopped early after epoch {self.epoch}; "
+                f"the best validation was after epoch {best_epoch(self.history)}."
             )
 
-    def _step(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> dict[str, Tensor]:
-        images = images.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True).long()
-        report = self.distiller.training_loss(images, labels, epoch / self.schedule.epochs)
-        if not torch.isfinite(report.total):
-            bad = [name for name, value in report.terms.items() if not torch.isfinite(value).all()]
-            raise ReCoKDError(
-                f"The loss is not a number any more (epoch {epoch + 1}, step {step + 1}; {', '.join(bad)}). "
-                f"{self.folder / CHECKPOINT} holds the state of the last whole epoch. Lower the learning rate, "
-                "or the eta of that term, and start again."
+    def _learn(self, images: Tensor, labels: Tensor) -> None:
+        epoch = self.epoch
+        report = self.optimisation.step(
+            images, labels, epoch / self.schedule.epochs, self.schedule.rate(epoch), self.step
+        )
+        for name, value in report.terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())) + value
+        self.step += 1
+        losses = {name: float(value) for name, value in report.terms.items()}
+        self.progress.advance(1, f"loss {losses['total']:.3f}, gradient {report.gradient_norm:.2f}")
+        if self.progress.journal is not None:
+            self.progress.journal.step(self.step, losses)
+
+    def _count(self) -> None:
+        """Add the losses' counters to the epoch's."""
+        for name, value in self.distiller.pop_statistics().items():
+            self._counters[name] = self._counters.get(name, 0.0) + value
+
+    def _end_epoch(self, norms: Mapping[str, float]) -> None:
+        self._count()
+        row = {name: float(value) / self.schedule.steps_per_epoch for name, value in self._sums.items()}
+        row |= {f"gradient norm/{name}": norm for name, norm in norms.items()} | self._counters
+        seconds = self._seconds["seconds"]
+        self.history.append(
+            {"epoch": self.epoch, "learning rate": self.schedule.rate(self.epoch - 1), **self._seconds} | row
+        )
+        self._sums, self._counters, self._seconds = {}, {}, dict.fromkeys(self._seconds, 0.0)
+        self.save()
+        left = math.ceil(seconds * (self.schedule.epochs - self.epoch) / 60)
+        self.progress.say(
+            f"epoch {self.epoch}/{self.schedule.epochs}  {seconds:.0f} s, {left} min left  "
+            + "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+        )
+        self._validate()
+
+    def _validate(self) -> None:
+        """Measure the held-out cases if they are due; a kill meanwhile costs no training."""
+        if self.validation is None or not self._validation_is_due:
+            return
+        self.progress.comment("validation on held-out cases")
+        try:
+            measured = self.validation.measure(self.distiller.student, self.progress.stop)
+        except Cancelled:
+            self._stop()
+        self.history[-1] |= measured
+        if best_epoch(self.history) == self.epoch:
+            self.checkpoints.save_best(
+                {"epoch": self.epoch, "student": self.distiller.student_state(), DICE: measured[DICE]}
             )
-        self.optimiser.zero_grad(set_to_none=True)
-        report.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.distiller.trained_parameters(), self.schedule.gradient_clip)
-        self.optimiser.step()
-        terms = {name: value.cpu() for name, value in report.terms.items()}
-        self.progress.advance(1, f"loss {float(terms['total']):.3f}, gradient {float(norm):.2f}")
-        return terms
+        self.save()
+        self.progress.say(
+            f"epoch {self.epoch}/{self.schedule.epochs}  "
+            + "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
+            + f"  (best after epoch {best_epoch(self.history)})"
+        )
+
+    def _stop(self) -> None:
+        self.save()
+        raise Cancelled(f"Stopped after step {self.step} of {self.schedule.steps}; the checkpoint is written.")
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All batches that remain, in order."""
         schedule = self.schedule
-        done = self.epoch * schedule.steps_per_epoch * schedule.batch_size
         options: dict[str, Any] = {}
         if self.workers:
             # spawn behaves the same on all systems, and does not copy torch's threads
@@ -190,72 +276,66 @@ class Trainer:
         loader = DataLoader(
             self.patches,
             batch_size=schedule.batch_size,
-            sampler=range(done, schedule.samples),
+            sampler=range(self.step * schedule.batch_size, schedule.samples),
             num_workers=self.workers,
-            worker_init_fn=_one_thread if self.workers else None,
+            worker_init_fn=_quiet_worker if self.workers else None,
             pin_memory=self.device.type == "cuda",
             **options,
         )
         yield from loader
 
     def save(self) -> None:
-        """Write the checkpoint and the log, each whole or not at all."""
-        state = {
-            "epoch": self.epoch,
-            "student": self.distiller.student_state(),
-            "adapters": self.distiller.adapter_state(),
-            "optimiser": self.optimiser.state_dict(),
-            "history": self.history,
-            "settings": self.settings,
-        }
-        with atomic_file(self.folder / CHECKPOINT, overwrite=True) as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:  # torch wraps a full disk in its own error
-                raise OutputError(
-                    f"The checkpoint could not be written to {self.folder} ({error}). The last one is whole: free "
-                    "some space and go on with --resume."
-                ) from error
-        columns = list(dict.fromkeys(name for row in self.history for name in row))
-        with (
-            atomic_file(self.folder / LOG, overwrite=True) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, columns, restval="")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.history)
-
-    def resume(self) -> None:
-        """Go on from the checkpoint in the run folder.
+        """Write the checkpoint, whole or not at all, and tell the journal.
 
         Raises:
-            ReCoKDError: There is none, it is damaged, or it was made with other settings (the first difference
-                is named).
+            ReCoKDError: A weight is not a number any more.
+            OutputError: There is no room for it.
         """
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
-            raise ReCoKDError(f"There is nothing to resume: {path} does not exist. Start without --resume.")
+        self.optimisation.require_finite()
+        self._count()
+        self.checkpoints.save(
+            self.step,
+            {
+                "step": self.step,
+                "student": self.distiller.student_state(),
+                "adapters": self.distiller.adapter_state(),
+                "optimiser": self.optimisation.optimiser.state_dict(),
+                "parts": self.optimisation.parts,
+                "sums": self._sums,
+                "counters": self._counters,
+                "seconds": self._seconds,
+                "history": self.history,
+                "settings": self.settings,
+            },
+        )
+        if self.progress.journal is not None:
+            self.progress.journal.epochs(self.history, self.schedule.epochs)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state.
+
+        Raises:
+            ReCoKDError: It is of another network, of other losses, or incomplete.
+        """
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            saved = state["settings"]
-        except Exception as error:
-            raise ReCoKDError(f"{path} is not a readable checkpoint ({error}). Restore it, or start anew.") from error
-        for key in sorted(saved.keys() | self.settings.keys()):
-            if saved.get(key) != self.settings.get(key):
-                raise ReCoKDError(
-                    f"{path} was made with other settings: {key} was {saved.get(key)!r} and is "
-                    f"{self.settings.get(key)!r}. Resume with the settings of its run, or start in another folder."
-                )
-        self.distiller.student.load_state_dict(state["student"])
-        self.distiller.load_adapter_state(state["adapters"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch = int(state["epoch"])
-        self.history = list(state["history"])
+            self.distiller.student.load_state_dict(state["student"])
+            self.distiller.load_adapter_state(state["adapters"])
+            self.optimisation.optimiser.load_state_dict(state["optimiser"])
+            self.optimisation.parts = int(state["parts"])
+            self.step = int(state["step"])
+            self.history = [dict(row) for row in state["history"]]
+            self._sums, self._counters = dict(state["sums"]), dict(state["counters"])
+            self._seconds = dict(state["seconds"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ReCoKDError(
+                f"The checkpoint does not fit this run ({error}). Resume with the network and losses of its run."
+            ) from error
 
 
-def _one_thread(worker: int) -> None:
-    """A patch worker must not compete with the network for cores."""
+def _quiet_worker(worker: int) -> None:
+    """A patch worker must not compete with the network for cores; Ctrl-C in a shell is for the trainer alone."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def default_workers() -> int:

@@ -366,9 +366,9 @@ def test_a_run_between_backbones_resumes_bit_for_bit(segresnet: Path, raw_datase
         resumed.trainer.run()
         one, two = (made.trainer.distiller.state_dict() for made in (whole, resumed))
         assert all(torch.equal(one[key], two[key]) for key in one)
-        chosen = replace(settings["broken"].data, labels=("posterior",))
+        other = replace(settings["broken"], data=replace(settings["broken"].data, labels=("posterior",)))
         with pytest.raises(ReCoKDError, match="made with other settings: labels was None"):
-            prepare_run(replace(settings["broken"], data=chosen), progress, resume=True)
+            prepare_run(other, progress, resume=True)
         with pytest.raises(ReCoKDError, match="made with other settings: plan was"):
             prepare_run(replace(settings["broken"], backbone="PlainConvUNet"), progress, resume=True)
 
