@@ -112,6 +112,12 @@ def test_each_bad_case_is_named(nrrd: Path, spoil: Spoil, kind: str, spoils: boo
     assert check.bad == (("blobs_002",) if spoils else ())
 
 
+def test_what_many_cases_have_is_not_wild(nrrd: Path) -> None:
+    for number in (1, 2):
+        change(image(nrrd, number), with_voxels(lambda a: 100 * a))
+    assert not list(checked(NnunetRawDataset(nrrd)).all_findings())
+
+
 def test_all_that_is_wrong_with_a_case_is_told(nrrd: Path) -> None:
     change(image(nrrd, 1), with_voxels(set_nan))
     change(label(nrrd, 1), lambda i: i[1:, :, :] * 3)
