@@ -138,6 +138,18 @@ class Distiller(nn.Module):
                 "features, such as reco, work."
             )
 
+    def require_logits_loss(self) -> None:
+        """Check that a loss reaches the student's decoder where L_seg never does (no case is annotated).
+
+        Raises:
+            ReCoKDError: None does: losses on encoder features leave the decoder as it was made.
+        """
+        if not any(loss.uses_logits and self.etas[name] > 0 for name, loss in self._losses().items()):
+            raise ReCoKDError(
+                "No training case is annotated, so only a loss on the teacher's logits teaches the student's decoder. "
+                "Add one (--losses reco=1,logits=1)."
+            )
+
     def _build_connectors(self, student: nn.Module, teacher: nn.Module) -> None:
         """P_k for every stage that a loss wants aligned: identity where C' = C [C]."""
         channels, narrow = self.teacher_recorder.channels(teacher), self.recorder.channels(student)

@@ -190,6 +190,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     ).to(device)
+    if not any(case.labelled for case in split.training):
+        distiller.require_logits_loss()
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     orientation = fingerprint.orientation if teacher is None else teacher.card.orientation

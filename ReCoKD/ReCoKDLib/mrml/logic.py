@@ -241,3 +241,18 @@ class SceneLogic:
         from .sessions import refining
 
         return export_node(refining(segmentationNode), Path(folder), **options)
+
+    def exportCasesForTraining(self, folder: Any, **options: Any) -> Any:
+        """Add all annotated cases of the open scene to a dataset from which a student can be trained.
+
+        Args:
+            folder: A dataset in nnU-Net's raw layout, or a new or empty folder.
+            **options: As for :func:`.export_cases.export_scene_cases`: ``label_set``, ``channel_names``, ``pairing``,
+                ``synonyms``, ``annotator``.
+
+        Returns:
+            ``identifiers`` of the new cases, and why others were ``left_out``.
+        """
+        from .export_cases import export_scene_cases
+
+        return export_scene_cases(Path(folder), **options)
