@@ -146,7 +146,7 @@ def split_batch_losses(part: slice) -> dict[str, Tensor]:
     labels = block_labels()
     labels[0][labels[0] == 2] = 0
     teacher, student = random_features([8, 8], seed=1), random_features([8, 8], seed=2)
-    values = {}
+    values: dict[str, Tensor] = {}
     for name in SPLIT_LOSSES:
         torch.manual_seed(0)
         connector = nn.Conv3d(8, 8, 1)

@@ -67,7 +67,8 @@ def case_embedding(features: Tensor, roi: Tensor) -> Tensor:
 
 def normalised_displacements(embeddings: Tensor) -> Tensor:
     """x_i - x_j for all pairs i < j over their mean length: (B, d) to (pairs, d)."""
-    first, second = torch.triu_indices(*[embeddings.shape[0]] * 2, offset=1, device=embeddings.device)
+    cases = embeddings.shape[0]
+    first, second = torch.triu_indices(cases, cases, offset=1, device=embeddings.device)
     delta = embeddings[first] - embeddings[second]
     return delta / (_length(delta).mean() + 1e-6)
 
