@@ -118,11 +118,11 @@ def _means(measured: EvaluationResult) -> dict[str, float]:
     }
 
 
-def table_rows(found: Mapping[str, Mapping[str, Any]], declared: Sequence[DeclaredRun] = DECLARED) -> list[Row]:
+def table_rows(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """One row for each method, width, number of steps and of labels, in the order of the declared list."""
     groups: dict[str, dict[int, Mapping[str, Any]]] = {}
     first: dict[str, DeclaredRun] = {}
-    for run in declared:
+    for run in DECLARED:
         if run.name in found:
             groups.setdefault(run.row, {})[run.seed] = found[run.name]
             first.setdefault(run.row, run)
