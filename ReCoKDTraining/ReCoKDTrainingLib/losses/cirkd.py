@@ -51,8 +51,8 @@ def relations(z: Tensor, tau: float) -> Tensor:
 class CirkdLoss(StagewiseLoss):
     """Mean over pairs of images of the batch and rows of KL(relations_T || relations_S), for every stage.
 
-    Equations 3 and 4, the pixel-to-pixel part within a mini-batch; the paper's memory banks are left out. An
-    image is paired with itself too. Relations have no channels, so no connector is needed. With several processes
+    The paper's mini-batch pixel-to-pixel part; its memory banks are left out. The teacher comes first in the KL, as in
+    the authors' code. An image is paired with itself too. Relations have no channels, so no connector is needed. With several processes
     the batch is all of theirs.
     """
 

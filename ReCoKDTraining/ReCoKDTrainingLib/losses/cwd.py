@@ -38,7 +38,7 @@ class CwdOptions(StageOptions):
 def channel_divergence(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """tau^2 / (B C) sum over cases and channels of KL(softmax_x(F_T / tau) || softmax_x(F_S / tau)).
 
-    Equations 3 and 4; (B, C, D, H, W) each. A number added to a channel changes nothing.
+    The paper's channel-wise divergence phi; (B, C, D, H, W) each. A number added to a channel changes nothing.
     """
     ours, theirs = ((f.flatten(2) / tau).log_softmax(2) for f in (student, teacher))
     total = functional.kl_div(ours, theirs, reduction="sum", log_target=True)

@@ -26,10 +26,10 @@ class MgdOptions(StageOptions):
     """Options of masked generative distillation.
 
     Attributes:
-        masked: the part of the voxels that the generator does not see.
+        masked: the part of the voxels that the generator does not see; that of the authors' segmentation networks.
     """
 
-    masked: float = 0.5
+    masked: float = 0.75
 
     def __post_init__(self) -> None:
         """Raise ReCoKDError for a part that is none."""
@@ -39,7 +39,7 @@ class MgdOptions(StageOptions):
 
 
 class MgdLoss(StagewiseLoss):
-    """mean((G(mask . P F_S) - F_T)^2), G = conv3-ReLU-conv3 (equations 2 to 4), for every stage.
+    """mean((G(mask . P F_S) - F_T)^2), G = conv3-ReLU-conv3, for every stage.
 
     It trains a generator G for each stage; P is the connector. The authors take the sum of squares with a weight of
     2e-5 to 7e-5; here the mean does not depend on the patch. The masks are a function of how many there were before
