@@ -163,10 +163,15 @@ def probe(run: Run, number: int, progress: Progress) -> tuple[Tensor, Tensor]:
 
 
 class Follower(Progress):
-    """Measures whenever the trainer tells of an epoch."""
+    """Measures whenever the trainer tells of an epoch, and writes ``following.json`` and ``following.png`` anew.
 
-    def __init__(self) -> None:
+    Args:
+        title: above the picture.
+    """
+
+    def __init__(self, title: str) -> None:
         super().__init__("bar")
+        self.title = title
         self.measured: list[dict[str, Any]] = []
         self.run: Run | None = None
 
@@ -188,9 +193,9 @@ class Follower(Progress):
             self.measure()
 
     def measure(self) -> None:
-        """One entry of ``measured``."""
+        """One more entry of ``measured``."""
         assert self.run is not None
-        trainer = self.run.trainer
+        trainer, output = self.run.trainer, self.run.settings.output
         self.measured.append(
             {
                 "epoch": trainer.epoch,
@@ -201,18 +206,17 @@ class Follower(Progress):
                 "losses": trainer.history[-1] if trainer.history else {},
             }
         )
+        write_json(output / "following.json", {"run": self.title, "epochs": self.measured}, overwrite=True)
+        draw_following(self.measured, self.title, output / "following.png")
 
 
 def follow(declared: DeclaredRun, setting: Setting, cases: int = 6) -> Path:
-    """Train a run into a new folder; ``following.json`` and ``following.png`` there tell what happened."""
-    follower = Follower()
+    """Train a run into a new folder; ``following.json`` and ``following.png`` there tell what happens."""
+    follower = Follower(declared.row)
     run = prepare_run(run_settings(declared, setting), follower)
     follower.begin(run, cases)
     run.trainer.run()
-    output = run.settings.output
-    write_json(output / "following.json", {"run": declared.row, "epochs": follower.measured})
-    draw_following(follower.measured, declared.row, output / "following.png")
-    return output / "following.png"
+    return run.settings.output / "following.png"
 
 
 # -- where it goes wrong -----------------------------------------------------------------------------------

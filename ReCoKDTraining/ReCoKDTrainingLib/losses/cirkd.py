@@ -52,8 +52,8 @@ class CirkdLoss(StagewiseLoss):
     """Mean over pairs of images of the batch and rows of KL(relations_T || relations_S), for every stage.
 
     The paper's mini-batch pixel-to-pixel part; its memory banks are left out. The teacher comes first in the KL, as in
-    the authors' code. An image is paired with itself too. Relations have no channels, so no connector is needed. With several processes
-    the batch is all of theirs.
+    the authors' code. An image is paired with itself too. Relations have no channels, so no connector is needed. With
+    several processes the batch is all of theirs.
     """
 
     def __init__(self, options: CirkdOptions, number: int) -> None:
