@@ -58,6 +58,18 @@ METHODS: dict[str, Method] = {
     "reco, bg": Method({"reco": 1}, {"reco": {"fg": 0, "att": 0, "ctx": 0}}),
     "reco, att": Method({"reco": 1}, {"reco": {"fg": 0, "bg": 0, "ctx": 0}}),
     "reco, ctx": Method({"reco": 1}, {"reco": {"fg": 0, "bg": 0, "att": 0}}),
+    # candidates, in the spirit of the method
+    "reco, no att": Method({"reco": 1}, {"reco": {"att": 0}}),
+    "reco, weak att": Method({"reco": 1}, {"reco": {"att": 0.1}}),
+    "reco, no att, logits": Method({"reco": 1, "logits": 1}, {"reco": {"att": 0}}),
+    "reco, eta 0.3": Method({"reco": 0.3}),
+    "reco, eta 0.3, logits": Method({"reco": 0.3, "logits": 1}),
+    "reco, no ramp": Method({"reco": 1}, ramp=0),
+    "reco, uniform stages": Method({"reco": 1}, {"reco": {"uniform": True}}),
+    "reco, bottleneck too": Method({"reco": 1}, {"reco": {"uniform": True, "include_bottleneck": True}}),
+    "reco, area": Method({"reco": 1}, {"reco": {"masks": "area"}}),
+    "reco, affinity": Method({"reco": 1}, {"reco": {"context": "affinity"}}),
+    "reco, normalised": Method({"reco": 0.3}, {"reco": {"normalise": "ema"}}),
 }
 
 
@@ -102,14 +114,17 @@ class DeclaredRun:
 MOST_TELLING = ("plain", "logits", "reco")
 OTHERS = ("fitnet", "cwd", "at", "reco+logits", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
 PARTS = ("reco, fg", "reco, bg", "reco, att", "reco, ctx")
+CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and name not in PARTS)
 DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
     *(DeclaredRun(method, width=2) for method in (*MOST_TELLING, "reco+logits")),
     *(DeclaredRun(method) for method in PARTS),
+    *(DeclaredRun(method) for method in CANDIDATES),
+    *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in MOST_TELLING),
 )
-"""In the order in which they are trained; that with all 160 cases labelled is the first row of each method."""
+"""In the order in which they are trained; with all 160 cases labelled it is the first row of a method."""
 
 
 @dataclass(frozen=True)

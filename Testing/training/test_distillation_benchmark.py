@@ -15,6 +15,7 @@ from scipy import stats
 
 import distillation
 from distillation import case_dice, main, markdown, table_rows, train_all, write_tables
+from distillation_costs import table
 from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings, train
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDTrainingLib.cli import main as train_model
@@ -63,7 +64,8 @@ def test_the_list_holds_what_the_issue_asks_for() -> None:
     names = [run.name for run in DECLARED]
     assert len(set(names)) == len(names)
     for method in ("plain", "logits", "reco"):
-        assert sum(run.method == method and run.width == 3 and run.labelled is None for run in DECLARED) == 3
+        seeds = [r.seed for r in DECLARED if (r.method, r.width, r.steps, r.labelled) == (method, 3, 3000, None)]
+        assert seeds == [0, 1, 2]
         assert sum(run.method == method and run.width == 2 for run in DECLARED) == 1
         assert {run.labelled for run in DECLARED if run.method == method} == {None, 10, 20, 40}
     used = {name for run in DECLARED for name in METHODS[run.method].losses}
@@ -74,7 +76,7 @@ def test_rows_differ_in_their_losses_alone(setting: Setting) -> None:
     plain, *others = (run_settings(DeclaredRun(method, steps=2), setting) for method in METHODS)
     for other in others:
         different = {f.name for f in fields(plain) if getattr(plain, f.name) != getattr(other, f.name)}
-        assert different <= {"losses", "loss_options", "output"}
+        assert different <= {"losses", "loss_options", "ramp", "output"}
 
 
 def test_steps_are_whole_epochs(setting: Setting) -> None:
@@ -136,6 +138,16 @@ def test_all_are_trained_and_a_failure_stops_no_other(
         "| x1/8 plain, 1 steps",
         "| x1/8 reco, 1 steps",
     ]
+
+
+def test_costs_are_measured_for_each_method(setting: Setting, tmp_path: Path) -> None:
+    lines = table(["plain", "reco", "emkd"], setting, tmp_path / "cache", width=2, repeats=1).splitlines()
+    cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines[2:]}
+    assert set(cells) == {"plain", "reco", "emkd"}
+    assert float(cells["plain"][0]) > float(cells["plain"][1]) == 0
+    assert float(cells["reco"][0]) > float(cells["reco"][1]) > 0
+    assert cells["emkd"][3].startswith("emkd ")
+    assert ", logits " in cells["emkd"][3]
 
 
 # -- the table ---------------------------------------------------------------------------------------------
