@@ -104,6 +104,22 @@ def unexplained(distiller: Distiller, images: Tensor) -> dict[str, float]:
     return left
 
 
+def least_unexplained(distiller: Distiller, images: Tensor) -> dict[str, float]:
+    """What the best connector would leave: the least-squares fit of the teacher's features to the student's, by stage.
+
+    Far below ``unexplained``, it is the connector that is behind, not the student.
+    """
+    seen, shown = paired_outputs(distiller, images)
+    left = {}
+    for k, (ours, theirs) in enumerate(zip(seen.features, shown.features, strict=True)):
+        if ours.shape[2:] == theirs.shape[2:]:
+            x, y = _samples(ours, k).double(), _samples(theirs, k).double()
+            x, y = x - x.mean(0), y - y.mean(0)
+            fitted = x @ torch.linalg.lstsq(x, y, driver="gelsd").solution  # some of the features may be equal
+            left[str(k)] = float((y - fitted).square().sum() / y.square().sum())
+    return left
+
+
 def gradients_by_stage(distiller: Distiller, images: Tensor, labels: Tensor) -> dict[str, list[float]]:
     """For the segmentation loss and each distillation term (at full eta): gradient norm on each stage's last layer."""
     stages = range(len(distiller.recorder.channels(distiller.student)))
@@ -201,6 +217,7 @@ class Follower(Progress):
                 "epoch": trainer.epoch,
                 "cka": similarities(trainer.distiller, self.images),
                 "unexplained": unexplained(trainer.distiller, self.images),
+                "least unexplained": least_unexplained(trainer.distiller, self.images),
                 "gradients": gradients_by_stage(trainer.distiller, self.images[:2], self.labels[:2]),
                 "movements": movements(self.adapters, self.start),
                 "losses": trainer.history[-1] if trainer.history else {},

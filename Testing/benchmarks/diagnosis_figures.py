@@ -51,6 +51,9 @@ def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path
     for key in measured[0]["unexplained"]:
         values = [entry["unexplained"][key] for entry in measured]
         remaining[1].plot(epochs, values, color=COLOURS[int(key)], label=f"stage {key}")
+    for key in measured[0]["least unexplained"]:
+        values = [entry["least unexplained"][key] for entry in measured]
+        remaining[1].plot(epochs, values, color=COLOURS[int(key)], linestyle=":", label=f"stage {key}, best P")
     remaining[1].set(title="variance that P F_S leaves", yscale="log", xlabel="epoch")
     for number, key in enumerate(measured[0]["movements"]):
         values = [entry["movements"][key] for entry in measured]
