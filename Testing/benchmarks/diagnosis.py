@@ -1,10 +1,11 @@
 """Why a student learns what it learns from its teacher: gradients, features, adapters, and where it goes wrong.
 
     python Testing/benchmarks/diagnosis.py follow --method reco --steps 600 --folder FOLDER --data DATA
+    python Testing/benchmarks/diagnosis.py features --runs x8-reco-3000-s0 --folder FOLDER --data DATA
     python Testing/benchmarks/diagnosis.py errors --runs x8-plain-3000-s0,x8-reco-3000-s0 --folder FOLDER --data DATA
 
-``follow`` trains a short run and measures after every epoch; ``errors`` looks at finished runs of the comparison.
-Both write a JSON file and a picture.
+``follow`` trains a short run and measures after every epoch; ``errors`` looks at runs of the comparison. Both write a
+JSON file and a picture. ``features`` prints how close such runs' features are to the teacher's.
 """
 
 from __future__ import annotations
@@ -345,10 +346,27 @@ def errors(declared: Sequence[DeclaredRun], setting: Setting) -> Path:
     return setting.folder / "errors.png"
 
 
+def features(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 6) -> str:
+    """A markdown table: for each run and stage CKA, and what the connector and the best connector leave."""
+    lines = ["| run | stage | CKA | P F_S leaves | the best P leaves |", "|---|---|---|---|---|"]
+    with Progress("bar") as progress:
+        for run in declared:
+            prepared = prepare_run(run_settings(run, setting), progress, resume=True)
+            images = probe(prepared, cases, progress)[0].to(prepared.trainer.device)
+            distiller = prepared.trainer.distiller.eval()
+            present, best = unexplained(distiller, images), least_unexplained(distiller, images)
+            for k, cka in enumerate(similarities(distiller, images)):
+                left = f"{present[str(k)]:.2f}" if str(k) in present else ""
+                lines.append(
+                    f"| {run.name}, epoch {prepared.trainer.epoch} | {k} | {cka:.2f} | {left} | {best[str(k)]:.2f} |"
+                )
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Follow a run, or look at errors."""
+    """Follow a run, or look at what others have become."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("follow", "errors"))
+    parser.add_argument("task", choices=("follow", "features", "errors"))
     parser.add_argument("--folder", type=Path, default=Path("distillation"), help="of all runs")
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--teacher", type=Path, default=REPOSITORY / "Resources" / "Teachers" / TEACHER)
@@ -369,8 +387,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if given.task == "follow":
         print(follow(DeclaredRun(given.method, given.width, steps=given.steps), setting))
-    else:
-        print(errors([run for run in DECLARED if run.name in given.runs.split(",")], setting))
+        return 0
+    runs = [run for run in DECLARED if run.name in given.runs.split(",")]
+    print(features(runs, setting) if given.task == "features" else errors(runs, setting))
     return 0
 
 

@@ -16,6 +16,7 @@ from diagnosis import (
     border_distance,
     error_table,
     errors,
+    features,
     follow,
     gradients_by_stage,
     least_unexplained,
@@ -148,6 +149,10 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     for run in runs:
         with Progress("bar") as progress:
             assert train(run, setting, progress)
+    lines = features(runs, setting, cases=1).splitlines()
+    assert lines[2].startswith("| x4-plain-1-s0, epoch 1 | 0 | 0.")
+    assert "|  |" in lines[2]  # it has no connectors
+    assert "|  |" not in lines[-2]
     picture = errors(runs, setting)
     table = json.loads((setting.folder / "errors.json").read_text())
     assert picture.stat().st_size > 10_000
