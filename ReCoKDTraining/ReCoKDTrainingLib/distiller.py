@@ -183,7 +183,7 @@ class Distiller(nn.Module):
             labels: (B, 1, D, H, W) integers, ignore label possible.
             progress: epoch / epochs.
         """
-        segmentation, terms = self._terms(images, labels, progress)
+        segmentation, terms = self.terms(images, labels, progress)
         total = segmentation
         logged = {"segmentation": segmentation.detach()}
         for name, named in terms.items():
@@ -192,8 +192,11 @@ class Distiller(nn.Module):
         logged["total"] = total.detach()
         return LossReport(total, logged)
 
-    def _terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """Segmentation loss, and the terms of every distillation loss whose eta is above 0."""
+    def terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+        """Segmentation loss, and the terms (before eta) of every distillation loss whose eta is above 0.
+
+        Args: as of ``training_loss``.
+        """
         active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
         seen = self._run(self.recorder, self.student, images, True, self.amp_dtype)
         segmentation = self.segmentation_loss(seen.logits, labels)
@@ -251,7 +254,7 @@ class Distiller(nn.Module):
         weight = self.recorder.shared_weight(self.student, max(stages, default=last))
         self.losses.eval()  # nothing is counted, no running mean moves
         try:
-            segmentation, terms = self._terms(images, labels, progress)
+            segmentation, terms = self.terms(images, labels, progress)
         finally:
             self.losses.train(self.training)
         parts = {"segmentation": segmentation}
