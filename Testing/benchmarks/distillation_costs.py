@@ -38,9 +38,9 @@ def processor_seconds(work: Callable[[], object], repeats: int = 4) -> float:
 def one_step(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
     """Loss, gradients and update at full eta; the weights move little over a few of them."""
     report = trainer.distiller.training_loss(images, labels, 1.0)
-    trainer.optimiser.zero_grad(set_to_none=True)
+    trainer.optimisation.optimiser.zero_grad(set_to_none=True)
     report.total.backward()  # type: ignore[no-untyped-call]
-    trainer.optimiser.step()
+    trainer.optimisation.optimiser.step()
 
 
 def teachers_part(trainer: Trainer, images: Tensor) -> float:

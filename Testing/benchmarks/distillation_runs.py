@@ -20,10 +20,12 @@ from ReCoKDLib.files import read_json, write_json
 from ReCoKDLib.networks import build_network, count_parameters
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
-from ReCoKDTrainingLib.evaluation import EvaluationResult
-from ReCoKDTrainingLib.finish import Presentation, evaluate_package, finish_run
+from ReCoKDLib.prediction import Predictor
+from ReCoKDTrainingLib.evaluation import EvaluationResult, evaluate_cases
+from ReCoKDTrainingLib.finish import Presentation, finish_run
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.runs import PLAN, Run, RunSettings, prepare_run
+from ReCoKDTrainingLib.training_data import DataSettings
 
 RESULT = "result.json"
 STEPS_PER_EPOCH = 100
@@ -164,14 +166,13 @@ def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
         raise ReCoKDError(f"{run.steps} steps are no multiple of {setting.steps_per_epoch}, the steps of an epoch.")
     method = METHODS[run.method]
     return RunSettings(
-        dataset=setting.dataset,
+        data=DataSettings((setting.dataset,), split=_split(run, setting)),
         output=setting.folder / run.name,
         teacher=setting.teacher,
         width=run.width,
         losses=method.losses,
         loss_options=method.options,
         ramp=method.ramp,
-        split=_split(run, setting),
         mirror_axes=setting.mirror_axes,
         cache=setting.folder / "preprocessed",
         epochs=run.steps // setting.steps_per_epoch,
@@ -215,8 +216,9 @@ def train(run: DeclaredRun, setting: Setting, progress: Progress) -> bool:
                 prepared.trainer.run()
             steps = (prepared.trainer.epoch - before) * setting.steps_per_epoch
             processor = (time.process_time() - begun) / steps if steps else None
-            package = finish_run(prepared, Presentation(name=run.name.replace("+", "-")), progress)
-            measured = evaluate_package(ModelPackage.open(package), prepared, progress)
+            package = finish_run(prepared, Presentation(name=run.name.replace("+", "-")), progress).package
+            predictor = Predictor.from_package(ModelPackage.open(package), prepared.trainer.device)
+            measured = evaluate_cases(prepared.split.validation, predictor)
             write_json(settings.output / RESULT, _result(run, prepared, measured, processor), overwrite=True)
             return True
     except Timeout:
@@ -261,9 +263,7 @@ def measure_teacher(setting: Setting, progress: Progress) -> None:
     path = setting.folder / "teacher" / RESULT
     if path.is_file():
         return
-    from ReCoKDLib.prediction import Predictor
     from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
-    from ReCoKDTrainingLib.evaluation import evaluate_cases
     from ReCoKDTrainingLib.runs import for_evaluation
 
     package = ModelPackage.open(setting.teacher)

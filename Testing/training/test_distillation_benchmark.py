@@ -86,7 +86,8 @@ def test_steps_are_whole_epochs(setting: Setting) -> None:
 
 def test_few_labels_are_the_first_of_the_split(setting: Setting) -> None:
     setting.folder.mkdir()
-    split = json.loads((run_settings(DeclaredRun("plain", steps=1, labelled=2), setting).split or Path()).read_text())
+    few = run_settings(DeclaredRun("plain", steps=1, labelled=2), setting)
+    split = json.loads((few.data.split or Path()).read_text())
     assert split == {"train": ["blobs_000", "blobs_001"], "val": ["blobs_004", "blobs_005"]}
 
 
