@@ -21,6 +21,9 @@ class Window:
             where the voxel may not change, as it has the label already, or another one than the corrected voxels.
         fits: (k, j, i) bool: which voxels have the asked-for label already.
         between: (k, j, i) bool: which voxels are said to belong to another structure than the present one.
+        said: (k, j, i) int8: 1 where this or an earlier correction says that a voxel is as is asked for, -1 where one
+            says that it is not, 0 elsewhere.
+        evident: Whether the student's probabilities tell voxels apart.
         seeds: (n, 3) indices in the window of the voxels that the correction speaks of and that must change.
         spacing: Voxel size along (k, j, i), mm.
     """
@@ -29,6 +32,8 @@ class Window:
     gain: Array
     fits: Array
     between: Array
+    said: Array
+    evident: bool
     seeds: Array
     spacing: tuple[float, float, float]
 
