@@ -31,7 +31,7 @@ class ImageEdges:
         reach: The longest way, in mm of even tissue; in :func:`.corrector.unit`.
         edge: How much longer a way is at a usual edge.
         usual: The percentile of the gradients around the correction that is a usual edge.
-        least: So far it grows across every edge, for clicks that lie on one; in :func:`.corrector.unit`.
+        least_mm: So far it grows across every edge, for clicks that lie on one.
         smooth: Width of the Gaussian before gradients are taken; in :func:`.corrector.unit`.
         otherwise: The corrector for images without any edge.
     """
@@ -40,7 +40,7 @@ class ImageEdges:
     reach: float = 16.0
     edge: float = 5.0
     usual: float = 80.0
-    least: float = 2.0
+    least_mm: float = 2.0
     smooth: float = 0.7
     otherwise: Corrector = field(default_factory=BorderLayer)
 
@@ -56,8 +56,8 @@ class ImageEdges:
         gain, said = window.gain[near], window.said[near]
         seeds = window.seeds - [part.start for part in near]
         way = _way(cost, seeds, steps, reach)
-        straight = _way(np.ones_like(cost), seeds, steps, self.least)
-        way = np.where(straight <= self.least, straight, way)
+        straight = _way(np.ones_like(cost), seeds, np.array(window.spacing), self.least_mm)
+        way = np.where(straight <= self.least_mm, np.minimum(straight / unit(window), way), way)
         limit = np.minimum(_way(cost, np.argwhere(said < 0), steps, reach), reach)
         may = np.isfinite(gain)
         score = np.where(way < limit, 1 - way / reach, -1)
