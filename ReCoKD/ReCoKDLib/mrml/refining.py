@@ -292,8 +292,7 @@ class Refining:
         return grid
 
     def _from_world(self) -> Matrix:
-        matrix: Matrix = np.linalg.inv(world_from_node(self._volume_node()))
-        return matrix
+        return np.asarray(np.linalg.inv(world_from_node(self._volume_node())), dtype=np.float64)
 
     def _in_world(self) -> Volume:
         return replace(self._local, ijk_to_ras=self._grid())
