@@ -54,10 +54,9 @@ def main() -> None:
         host.use_settings(Path(home) / "settings.ini")
         host.app.setStyle("Fusion")
         module = host.load(REPOSITORY / "ReCoKD" / "ReCoKD.py")
-        from ReCoKDLib.widgets import process, segment_section
+        from ReCoKDLib.widgets import process
 
-        for door in (process, segment_section):
-            vars(door)["BackgroundRun"] = QuickRun
+        vars(process)["BackgroundRun"] = QuickRun
         panel = host.open(module)
         ui = panel.ui
 
@@ -101,10 +100,10 @@ def main() -> None:
         volume = ui.inputSelector.currentNode()
         editor = Editor(node, volume, node.GetSegmentation().GetNthSegmentID(0))
         effect = editor.use("ReCoKD")
-        host.click(effect.runButton)
+        host.click(effect.options.runButton)
         host.run_until(lambda: effect._run is None)
         frame = editor.effect.frame
-        frame.resize(WIDTH, frame.sizeHint().height())
+        frame.resize(WIDTH, frame.layout().heightForWidth(WIDTH))
         host.run_for(0.1)
         assert frame.grab().save(str(FOLDER / "effect.png"))
         panel.cleanup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -88,16 +89,19 @@ class Checkpoints:
 
     @staticmethod
     def _write(path: Path, state: Mapping[str, Any]) -> None:
+        # Through memory: torch's own writer reports a full disk as a nameless error.
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
         with atomic_file(path, overwrite=True) as temporary:
             try:
                 with temporary.open("wb") as stream:
-                    torch.save(dict(state), stream)
+                    stream.write(buffer.getbuffer())
                     stream.flush()
                     os.fsync(stream.fileno())  # whole on the disk, too, before the name points to it
-            except (OSError, RuntimeError) as error:  # torch wraps a full disk in its own error
+            except OSError as error:
                 raise OutputError(
-                    f"The checkpoint could not be written to {path.parent} ({error}). The last one is whole: free "
-                    "some space and go on with --resume."
+                    f"The checkpoint could not be written to {path.parent} ({error.strerror or error}). The last one "
+                    "is whole: free some space and go on with --resume."
                 ) from error
 
 

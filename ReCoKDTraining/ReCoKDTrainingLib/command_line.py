@@ -79,6 +79,8 @@ def parse_arguments(description: Path, argv: Sequence[str] | None = None) -> arg
     for name, value in values.items():
         if name not in flags:
             raise InputError(f"{arguments.config} names {name!r}, which is no parameter. Remove it.")
+        if isinstance(value, list) and getattr(arguments, name):
+            continue  # given anew: in place of the file's, not beside them
         # A flag cannot be taken back: what is false or empty is the default.
         for one in value if isinstance(value, list) else [value]:
             if one is True:

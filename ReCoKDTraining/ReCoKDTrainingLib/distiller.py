@@ -139,6 +139,18 @@ class Distiller(nn.Module):
                 "features, such as reco, work."
             )
 
+    def require_logits_loss(self) -> None:
+        """Check that a loss reaches the student's decoder where L_seg never does (no case is annotated).
+
+        Raises:
+            ReCoKDError: None does: losses on encoder features leave the decoder as it was made.
+        """
+        if not any(loss.uses_logits and self.etas[name] > 0 for name, loss in self._losses().items()):
+            raise ReCoKDError(
+                "No training case is annotated, so only a loss on the teacher's logits teaches the student's decoder. "
+                "Add one (--losses reco=1,logits=1)."
+            )
+
     def _build_connectors(self, student: nn.Module, teacher: nn.Module) -> None:
         """P_k for every stage that a loss wants aligned: identity where C' = C [C]."""
         channels, narrow = self.teacher_recorder.channels(teacher), self.recorder.channels(student)
@@ -172,7 +184,7 @@ class Distiller(nn.Module):
             labels: (B, 1, D, H, W) integers, ignore label possible.
             progress: epoch / epochs.
         """
-        segmentation, terms = self._terms(images, labels, progress)
+        segmentation, terms = self.terms(images, labels, progress)
         total = segmentation
         logged = {"segmentation": segmentation.detach()}
         for name, named in terms.items():
@@ -181,8 +193,11 @@ class Distiller(nn.Module):
         logged["total"] = total.detach()
         return LossReport(total, logged)
 
-    def _terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """Segmentation loss, and the terms of every distillation loss whose eta is above 0."""
+    def terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+        """Segmentation loss, and the terms (before eta) of every distillation loss whose eta is above 0.
+
+        Args: as of ``training_loss``.
+        """
         active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
         seen = self._run(self.recorder, self.student, images, True, self.amp_dtype)
         segmentation = self.segmentation_loss(seen.logits, labels)
@@ -240,7 +255,7 @@ class Distiller(nn.Module):
         weight = self.recorder.shared_weight(self.student, max(stages, default=last))
         self.losses.eval()  # nothing is counted, no running mean moves
         try:
-            segmentation, terms = self._terms(images, labels, progress)
+            segmentation, terms = self.terms(images, labels, progress)
         finally:
             self.losses.train(self.training)
         parts = {"segmentation": segmentation}

@@ -23,10 +23,8 @@ from .environment import versions
 from .evaluation_report import write_reports
 from .progress import Progress
 from .report import write_report
-from .runs import Run, RunSettings
+from .runs import EVALUATION, Run, RunSettings
 from .training_data import unlabelled
-
-EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,22 +93,28 @@ def _any(parts: Sequence[str], name: str) -> bool:
 
 
 def _draw_panel(ax: Axes, title: str, series: Sequence[str], history: Sequence[Row], logarithmic: bool) -> None:
-    positive = False
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = False
     for name in series:
         points = [(row["epoch"], row[name]) for row in history if math.isfinite(row.get(name, math.nan))]
+        if logarithmic:
+            points = [(epoch, value) for epoch, value in points if value > 0]
         if not points:
             continue
         x, y = zip(*points, strict=True)
-        positive |= any(value > 0 for value in y)
+        drawn = True
         label = name.removeprefix("gradient norm/").removeprefix("validation/")
         ax.plot(x, y, linewidth=1.4, marker="." if len(points) < 40 else None, markersize=5, label=label)
-    if logarithmic and positive:
+    if logarithmic and drawn:
         ax.set_yscale("log")
     ax.set_title(title, fontsize=10, color=_INK, loc="left")
     ax.set_xlabel("epoch", fontsize=8)
     ax.tick_params(labelsize=8)
     ax.grid(color=_FAINT, linewidth=0.6)
-    ax.legend(fontsize=7, frameon=False)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if drawn:
+        ax.legend(fontsize=7, frameon=False)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
@@ -115,12 +122,14 @@ def _draw_panel(ax: Axes, title: str, series: Sequence[str], history: Sequence[R
 class Events:
     """TensorBoard events of a run, made with tensorboardX; nothing where that is not installed.
 
-    What a killed run left is replaced: all epochs are written again when the writer is opened.
+    What a killed run left is replaced: all epochs are written again when the file is opened. Not its
+    ``SummaryWriter``, whose thread ends on a full disk and whose ``flush`` then waits for it for ever.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / EVENTS
         self._writer: Any = None
+        self._shown: set[tuple[int, str]] = set()
         self._written = 0
 
     @staticmethod
@@ -133,24 +142,37 @@ class Events:
         return True
 
     def write(self, history: Sequence[Row]) -> None:
-        """Add the epochs that are not there yet; of the last one whatever was measured since."""
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+        """Add the epochs that are not there yet; of the last one whatever was measured since.
 
+        Raises:
+            OSError: There is no room.
+        """
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import scalar
+
+        now = time.time()
+        if self._writer is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._writer = SummaryWriter(str(self.folder), flush_secs=10**6)
-            self._shown: set[tuple[int, str]] = set()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(self.folder / f"events.out.tfevents.{int(now)}.recokd"))
+            self._writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
         for row in history[max(0, self._written - 1) :]:
             epoch = int(row["epoch"])
             for name, value in row.items():
                 if name != "epoch" and (epoch, name) not in self._shown:
-                    self._writer.add_scalar(name, value, epoch)
+                    event = Event(wall_time=now, step=epoch, summary=scalar(name.replace(" ", "_"), value))
+                    self._writer.write(event.SerializeToString())
                     self._shown.add((epoch, name))
         self._written = len(history)
         self._writer.flush()
 
     def close(self) -> None:
-        """End the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """End the file.
+
+        Raises:
+            OSError: There is no room.
+        """
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()

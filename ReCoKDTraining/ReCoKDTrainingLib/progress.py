@@ -55,6 +55,7 @@ class Progress:
     ) -> None:
         self._close_bar()
         if self._slicer and kind is None:
+            self._emit("<filter-progress>1.0000</filter-progress>")
             self._emit("<filter-end><filter-name>ReCoKDTraining</filter-name></filter-end>")
 
     def stage(self, title: str, total: int, done: int = 0, part: tuple[float, float] = (0.0, 1.0)) -> None:

@@ -13,14 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ReCoKDLib.files import read_json, write_text
-from ReCoKDLib.networks import build_network, count_parameters
 from ReCoKDLib.package import ModelPackage
 
 from .comparison import Comparison, SharedErrors
 from .evaluation import METRICS, EvaluationResult
-from .evaluation_figure import draw
 from .history import CURVES, Row, best_epoch, draw_curves
-from .runs import ENVIRONMENT, Run
+from .runs import ENVIRONMENT, EVALUATION, Run
 from .validation import DICE
 from .worst_cases import draw_worst_case
 
@@ -36,6 +34,7 @@ section { background: white; border: 1px solid #d8dce2; border-radius: .5rem; pa
           overflow-x: auto; }
 table { border-collapse: collapse; } th, td { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top; }
 th { border-bottom: 1px solid #b9c0c8; font-weight: 600; } td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
 td { overflow-wrap: anywhere; } img { max-width: 100%; height: auto; }
 """
 
@@ -46,7 +45,7 @@ def write_report(run: Run, package: ModelPackage, comparison: Comparison | None)
     Args:
         run: The finished run.
         package: Its model.
-        comparison: What was measured; None without held-out cases.
+        comparison: What was measured, and is in ``evaluation/``; None without held-out cases.
 
     Raises:
         OutputError: They cannot be written.
@@ -56,7 +55,7 @@ def write_report(run: Run, package: ModelPackage, comparison: Comparison | None)
     card = package.card
     sections = [_summary(run, package, comparison)]
     if comparison is not None:
-        sections.append(_scores(comparison))
+        sections.append(_scores(comparison, folder / EVALUATION))
         if comparison.shared:
             sections.append(_bias(comparison))
         if comparison.worst:
@@ -123,8 +122,7 @@ def _summary(run: Run, package: ModelPackage, comparison: Comparison | None) -> 
         models = {comparison.teacher_name: run.teacher, **models}
     rows = []
     for name, model in models.items():
-        network = build_network(model.plan.architecture, model.plan.channels, model.label_set.number_of_heads)
-        cells = [name, model.card.role, f"{count_parameters(network):,}"]
+        cells = [name, model.card.role, f"{model.card.parameters:,}"]
         if comparison is not None:
             values = comparison.results[name].summary()
             means = [_number(values["mean"][metric]) for metric in METRICS]
@@ -137,7 +135,7 @@ def _summary(run: Run, package: ModelPackage, comparison: Comparison | None) -> 
         header += ["Dice", "HD95, mm", f"Surface Dice, {tolerance:g} mm", "Seconds a case", "Memory, MB"]
         cases = len(comparison.student.cases)
         note = (
-            f"<p class='note'>{cases} held-out cases on {_text(comparison.student.device)}; means over cases, then "
+            f"<p class='note'>Held-out cases: {cases}, on {_text(comparison.student.device)}; means over cases, then "
             "over structures. Seconds are the median; memory is the largest peak of the GPU, or on a CPU of this whole "
             "process, training included. "
         )
@@ -150,18 +148,18 @@ def _summary(run: Run, package: ModelPackage, comparison: Comparison | None) -> 
     return _section(title, _table(header, rows, 2), note)
 
 
-def _scores(comparison: Comparison) -> str:
+def _scores(comparison: Comparison, evaluation: Path) -> str:
     rows = []
     for segment in comparison.student.segments:
         for name, result in comparison.results.items():
             rows.append([segment, name, *_spreads(result, segment)])
     tolerance = comparison.student.tolerance
-    header = ["Structure", "Model", "Cases", "Dice", "HD95, mm", "not found", f"Surface Dice, {tolerance:g} mm"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "evaluation.png"
-        draw(comparison.results, path)
-        picture = _image(path, "Dice, HD95 and surface Dice of every held-out case")
-    note = "<p class='note'>Mean ± standard deviation over the cases; HD95 only of cases where it is finite.</p>"
+    header = ["Structure", "Model", "Cases", "Dice", "HD95, mm", "HD95 infinite", f"Surface Dice, {tolerance:g} mm"]
+    picture = _image(evaluation / "evaluation.png", "Dice, HD95 and surface Dice of every held-out case")
+    note = (
+        "<p class='note'>Mean ± standard deviation over the cases; HD95 of cases where it is finite, the others "
+        "(structure in one of both only) are counted.</p>"
+    )
     return _section("Structures", _table(header, rows, 2), note, picture)
 
 

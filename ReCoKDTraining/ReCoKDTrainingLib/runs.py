@@ -34,7 +34,7 @@ from .precision import arranged, autocast_dtype
 from .processes import own_device, share_of_batch
 from .progress import Progress
 from .recorders import pair_stages, recorder_for
-from .resuming import require_same
+from .resuming import differences, require_same
 from .sampling import PatchDataset
 from .torchrun import place
 from .trainer import Schedule, Trainer, default_workers
@@ -47,6 +47,7 @@ CONFIGURATION = "config.json"
 ENVIRONMENT = "environment.json"
 SPLIT = "split.json"
 PREPROCESSED = "preprocessed"
+EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     ).to(device)
+    if not any(case.labelled for case in split.training):
+        distiller.require_logits_loss()
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     orientation = fingerprint.orientation if teacher is None else teacher.card.orientation
@@ -218,6 +221,9 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     if place().first:
         progress.journal = Journal(settings.output)
         progress.journal.state("preparing")
+        if state is not None and (settings.output / ENVIRONMENT).is_file():
+            for change in differences(read_json(settings.output / ENVIRONMENT), environment(device)):
+                progress.say(f"Goes on with another environment: {change}.")
         if resume:
             remove_leftovers(settings.output, settings.output / CHECKPOINTS, settings.output / PREPROCESSED)
         if state is None or anyway:

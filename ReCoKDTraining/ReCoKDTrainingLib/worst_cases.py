@@ -13,7 +13,7 @@ from ReCoKDLib.table import segment_mask
 
 from .comparison import WorstCase
 
-_PANEL = 2.6  # inches
+_PANEL = 3.6  # inches; what is written into a slice needs them
 
 
 def draw_worst_case(case: WorstCase, student: str, path: Path) -> None:
@@ -41,7 +41,7 @@ def draw_worst_case(case: WorstCase, student: str, path: Path) -> None:
     centre = central_voxel(wrong) if wrong.any() else middle
     window = grey_window(shown, reference)
     field = 1.04 * max(n * mm for n, mm in zip(shown.shape, shown.spacing, strict=True))
-    figure = Figure(figsize=(_PANEL * len(PLANES), _PANEL * len(rows)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(_PANEL * len(PLANES), _PANEL * len(rows)), dpi=85, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(PLANES), squeeze=False)
     for line, (name, (labels, segments)) in zip(axes, rows.items(), strict=True):

@@ -1,8 +1,8 @@
-"""The effect: a student fills the selected segment, and clicks correct it, under the editor's own rules."""
+"""The effect: a student fills the selected segment, clicks and strokes correct it, under the editor's own rules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from slicer.i18n import tr as _
 
 # ReCoKDLib comes with the first use: this file is loaded when Slicer starts.
 
-_STUDENT, _STRUCTURE = "Student", "Structure"
+_STUDENT, _STRUCTURE, _STROKE, _RADIUS = "Student", "Structure", "Stroke", "RadiusMm"
+
+Point = tuple[float, float, float]
 
 
 class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):  # type: ignore[misc]
@@ -29,6 +31,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):  # type: ignore[
         self._run: Any = None
         self._found: Any = None  # the last result, which clicks go by: (volume node id, result)
         self._entries: tuple[Any, ...] = ()
+        self._pointer: Any = None
 
     def clone(self) -> Any:
         """Another one, for another editor."""
@@ -51,6 +54,7 @@ class SegmentEditorEffect(AbstractScriptedSegmentEditorEffect):  # type: ignore[
 <li><b>Segment:</b> the student finds one of its structures and puts it into the selected segment.
 <li><b>Ctrl + click:</b> this place is inside the selected segment.
 <li><b>Ctrl + Shift + click:</b> this place is outside.
+<li><b>Draw strokes:</b> drag over what is inside, with Ctrl + Shift over what is outside.
 </ul>
 Clicks work in slice views and on the segment's surface in 3D, with or without a student's run. Masking, overwrite mode
 and undo are the editor's own; segments with the status Completed are not touched.""")
@@ -60,45 +64,32 @@ and undo are the editor's own; segments with the status Completed are not touche
 
     def setupOptionsFrame(self) -> None:
         """Make the widgets."""
-        self.studentComboBox = qt.QComboBox()
-        self.studentComboBox.setToolTip(_("The small network that segments."))
-        self.scriptedEffect.addLabeledOptionsWidget(_("Student:"), self.studentComboBox)
-        self.structureComboBox = qt.QComboBox()
-        self.structureComboBox.setToolTip(_("Which of the student's structures the selected segment is to be."))
-        self.scriptedEffect.addLabeledOptionsWidget(_("Structure:"), self.structureComboBox)
-        self.runButton = qt.QPushButton(_("Segment"))
-        self.runButton.objectName = "ReCoKDRun"
-        self.runButton.setToolTip(_("Fill the selected segment with what the student finds."))
-        self.cancelButton = qt.QPushButton(_("Cancel"))
-        self.cancelButton.objectName = "ReCoKDCancel"
-        self.cancelButton.setToolTip(_("Stop; the segment stays as it is."))
-        buttons = qt.QHBoxLayout()
-        buttons.addWidget(self.runButton)
-        buttons.addWidget(self.cancelButton)
-        self.scriptedEffect.addOptionsWidget(buttons)
-        self.progressBar = qt.QProgressBar()
-        self.progressBar.setToolTip(_("How much of the volume the student has seen."))
-        self.progressBar.visible = False
-        self.scriptedEffect.addOptionsWidget(self.progressBar)
-        self.statusLabel = qt.QLabel(_("Ctrl+click inside, Ctrl+Shift+click outside."))
-        self.statusLabel.wordWrap = True
-        self.scriptedEffect.addOptionsWidget(self.statusLabel)
-        self.cancelButton.enabled = False
-        self.studentComboBox.connect("currentIndexChanged(int)", self._studentChosen)
-        self.structureComboBox.connect("currentIndexChanged(int)", lambda index: self.updateMRMLFromGUI())
-        self.runButton.connect("clicked(bool)", lambda checked=False: self._report(self.onRun))
-        self.cancelButton.connect("clicked(bool)", lambda checked=False: self.onCancel())
+        from ReCoKDLib.widgets.effect_options import EffectOptions
+
+        self.options = EffectOptions(
+            lambda number: self.scriptedEffect.nodeReference(f"Channel{number}"),
+            lambda number, node: self.scriptedEffect.setNodeReference(f"Channel{number}", node),
+            self._chosen,
+        )
+        self.scriptedEffect.addOptionsWidget(self.options.frame)
+        self.options.runButton.connect("clicked(bool)", lambda checked=False: self._report(self.onRun))
+        self.options.cancelButton.connect("clicked(bool)", lambda checked=False: self.onCancel())
 
     def setMRMLDefaults(self) -> None:
         """Nothing is chosen at first."""
-        self.scriptedEffect.setParameterDefault(_STUDENT, "")
-        self.scriptedEffect.setParameterDefault(_STRUCTURE, "")
+        for name, value in ((_STUDENT, ""), (_STRUCTURE, ""), (_STROKE, "0"), (_RADIUS, "1.0")):
+            self.scriptedEffect.setParameterDefault(name, value)
 
     def activate(self) -> None:
-        """Look for students."""
+        """Look for students, and hear the mouse."""
+        from ReCoKDLib.mrml.view_clicks import Pointer
         from ReCoKDLib.students import list_students
 
         self._entries = tuple(entry for entry in list_students() if entry.package is not None)
+        self._pointer = Pointer(
+            lambda points, inside: self._report(lambda: self.correct(points, inside)),
+            lambda: True if self.options.strokeCheckBox.checked else None,
+        )
         self.updateGUIFromMRML()
 
     def deactivate(self) -> None:
@@ -115,60 +106,65 @@ and undo are the editor's own; segments with the status Completed are not touche
 
     def updateGUIFromMRML(self) -> None:
         """Show what the editor's node says."""
-        names = [entry.name for entry in self._entries]
-        _fill(self.studentComboBox, names, self.scriptedEffect.parameter(_STUDENT) if names else "")
-        structures = self._structures()
-        chosen = self.scriptedEffect.parameter(_STRUCTURE) if names else ""
-        if chosen not in structures:
-            chosen = next((name for name in structures if name.casefold() == self._segmentName().casefold()), "")
-        _fill(self.structureComboBox, structures, chosen)
-        self.runButton.enabled = bool(structures) and self._run is None
+        if self.scriptedEffect.parameterSetNode() is None:
+            return
+        parameter = self.scriptedEffect.parameter
+        self.options.show(
+            self._entries,
+            student=parameter(_STUDENT),
+            structure=parameter(_STRUCTURE),
+            segment=self._segmentName(),
+            stroke=parameter(_STROKE) == "1",
+            radius_mm=float(parameter(_RADIUS) or 1.0),
+        )
+        self.options.show_run(self._run is not None)
 
     def updateMRMLFromGUI(self) -> None:
         """Keep the choices in the editor's node."""
-        self.scriptedEffect.setParameter(_STUDENT, self.studentComboBox.currentText)
-        self.scriptedEffect.setParameter(_STRUCTURE, self.structureComboBox.currentText)
+        self.scriptedEffect.setParameter(_STUDENT, self.options.studentComboBox.currentText)
+        self.scriptedEffect.setParameter(_STRUCTURE, self.options.structure)
+        self.scriptedEffect.setParameter(_STROKE, "1" if self.options.strokeCheckBox.checked else "0")
+        self.scriptedEffect.setParameter(_RADIUS, str(self.options.radiusSpinBox.value))
 
     # Running
 
     def onRun(self) -> None:
         """Let the student find the structure, in the background."""
         from ReCoKD import ReCoKDLogic
+        from ReCoKDLib.errors import InputError
         from ReCoKDLib.widgets.process import BackgroundRun
 
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
             return
-        entry = self._entries[self.studentComboBox.currentIndex]
+        entry = self.options.entry
+        if entry is None or entry.package is None:
+            raise InputError(_("Choose a student."))
+        if self.options.missing:
+            raise InputError(_("Choose the volume with the channel {name}.").format(name=self.options.missing[0]))
+        package, structure = entry.package, self.options.structure
         node = self.scriptedEffect.parameterSetNode()
-        volumeNode, segmentationNode = node.GetSourceVolumeNode(), node.GetSegmentationNode()
-        segmentId, structure = node.GetSelectedSegmentID(), self.structureComboBox.currentText
+        volumeNodes = [node.GetSourceVolumeNode(), *self.options.further.nodes()]
+        segmentationNode, segmentId = node.GetSegmentationNode(), node.GetSelectedSegmentID()
         logic = ReCoKDLogic()
         logic.ensureDependencies()
-        prepared = logic.segmentLater(volumeNode, entry.package, labels=[structure])
+        prepared = logic.segmentLater(volumeNodes, package, labels=[structure])
         self._run = BackgroundRun(
             prepared.volume,
-            entry.package,
-            prepared.all_options(entry.package),
-            on_progress=self._progress,
+            package,
+            prepared.all_options(package),
+            on_progress=self.options.progress.at,
             on_line=lambda line: None,
-            on_done=lambda result: self._done(result, structure, volumeNode, segmentationNode, segmentId),
+            on_done=lambda result: self._done(result, structure, volumeNodes[0], segmentationNode, segmentId),
             on_failed=self._failed,
         )
-        self.progressBar.setRange(0, 0)
-        self.progressBar.visible = True
-        self.statusLabel.text = _("Loading the student...")
-        self.runButton.enabled, self.cancelButton.enabled = False, True
+        self.options.progress.begin(_("Loading the student..."), _("Segmenting..."))
+        self.options.show_run(True)
         self._run.start()
 
     def onCancel(self) -> None:
         """End the run; the segment stays as it is."""
         if self._run:
             self._run.cancel()
-
-    def _progress(self, fraction: float) -> None:
-        self.progressBar.setRange(0, 100)
-        self.progressBar.setValue(round(100 * fraction))
-        self.statusLabel.text = _("Segmenting...")
 
     def _done(self, result: Any, structure: str, volumeNode: Any, segmentationNode: Any, segmentId: str) -> None:
         self._ended()
@@ -189,7 +185,7 @@ and undo are the editor's own; segments with the status Completed are not touche
             self.scriptedEffect.modifySegmentByLabelmap(segmentationNode, segmentId, image, mode)
             self._found = (volumeNode.GetID(), result)
             text = _("{structure} found in {seconds:.1f} s.").format(structure=structure, seconds=result.seconds)
-            self.statusLabel.text = "\n".join((text, *result.warnings))
+            self.options.say("\n".join((text, *result.warnings)))
 
         self._report(show)
 
@@ -203,33 +199,33 @@ and undo are the editor's own; segments with the status Completed are not touche
 
     def _ended(self) -> None:
         self._run = None
-        self.progressBar.visible = False
-        self.cancelButton.enabled = False
-        self.statusLabel.text = ""
+        self.options.progress.end()
         self.updateGUIFromMRML()
 
-    # Clicks
+    # Clicks and strokes
 
     def processInteractionEvents(self, callerInteractor: Any, eventId: int, viewWidget: Any) -> bool:
-        """A click with Ctrl is ours, any other the view's."""
-        if eventId != vtk.vtkCommand.LeftButtonPressEvent or not callerInteractor.GetControlKey():
-            return False
-        x, y = callerInteractor.GetEventPosition()
-        place = self._place(x, y, viewWidget)
-        if place is None:
-            return False
-        inside = not callerInteractor.GetShiftKey()
-        self._report(lambda: self.click(place, inside))
-        return True
+        """What is done with Ctrl, or drawn, is ours; anything else the view's."""
+        hear = {
+            vtk.vtkCommand.LeftButtonPressEvent: self._pointer.pressed,
+            vtk.vtkCommand.MouseMoveEvent: self._pointer.moved,
+            vtk.vtkCommand.LeftButtonReleaseEvent: self._pointer.released,
+        }.get(eventId)
+        view = self._view(callerInteractor, viewWidget) if hear else None
+        return bool(hear is not None and view is not None and hear(view))
 
-    def click(self, place: tuple[float, float, float], inside: bool) -> None:
-        """Correct the selected segment by a point (RAS, mm).
+    def click(self, place: Point, inside: bool) -> None:
+        """Correct the selected segment by a point (RAS, mm); raises as :meth:`correct`."""
+        self.correct([place], inside)
+
+    def correct(self, points: Sequence[Point], inside: bool) -> None:
+        """Correct the selected segment by a point (RAS, mm), or by several as a stroke.
 
         Raises:
-            ReCoKDError: The point lies outside the volume, or the segment is locked; nothing was changed.
+            ReCoKDError: A point lies outside the volume, or the segment is locked; nothing was changed.
         """
         from ReCoKDLib.errors import InputError
-        from ReCoKDLib.mrml.effect_changes import click_change
+        from ReCoKDLib.mrml.effect_changes import correction_change
 
         node = self.scriptedEffect.parameterSetNode()
         volumeNode, segmentId = node.GetSourceVolumeNode(), node.GetSelectedSegmentID()
@@ -237,18 +233,15 @@ and undo are the editor's own; segments with the status Completed are not touche
             raise InputError(_("Choose a segment and a source volume in the Segment Editor."))
         if not self.scriptedEffect.confirmCurrentSegmentVisible():
             return
-        structure = self.structureComboBox.currentText
-        known = self._found if self._found and self._found[0] == volumeNode.GetID() and structure else None
-        if known and structure not in [segment.name for segment in known[1].label_set.segments]:
-            known = None
-        change = click_change(
+        change = correction_change(
             volumeNode,
             node.GetSegmentationNode(),
             segmentId,
-            place,
+            points,
             inside,
+            float(self.options.radiusSpinBox.value),
             self.scriptedEffect.defaultModifierLabelmap(),
-            (known[1], structure) if known else None,
+            self._known(volumeNode),
         )
         if change.voxels:
             self.scriptedEffect.saveStateForUndo()
@@ -259,31 +252,32 @@ and undo are the editor's own; segments with the status Completed are not touche
             ):
                 if image is not None:
                     self.scriptedEffect.modifySelectedSegmentByLabelmap(image, mode)
-        self.statusLabel.text = _("{count} voxels corrected.").format(count=change.voxels)
+        self.options.say(_("{count} voxels corrected.").format(count=change.voxels))
 
-    def _place(self, x: int, y: int, viewWidget: Any) -> Any:
+    def _known(self, volumeNode: Any) -> Any:
+        """The last run's result and the structure that the segment stands for; None if it says nothing of that."""
+        structure = self.options.structure
+        if not self._found or self._found[0] != volumeNode.GetID():
+            return None
+        names = [segment.name for segment in self._found[1].label_set.segments]
+        return (self._found[1], structure) if structure in names else None
+
+    def _view(self, interactor: Any, viewWidget: Any) -> Any:
+        from ReCoKDLib.mrml.view_clicks import View, surface_view
+
         if viewWidget.className() == "qMRMLSliceWidget":
-            return tuple(self.xyToRas((x, y), viewWidget))
+            return View(interactor, lambda x, y: tuple(self.xyToRas((x, y), viewWidget)))
         if viewWidget.className() != "qMRMLThreeDWidget":
             return None
-        from ReCoKDLib.mrml.view_clicks import surface_view
-
         segmentationNode = self.scriptedEffect.parameterSetNode().GetSegmentationNode()
-        renderer = self.scriptedEffect.renderer(viewWidget)
-        return surface_view(None, renderer, lambda: segmentationNode).to_world(x, y)
+        return surface_view(interactor, self.scriptedEffect.renderer(viewWidget), lambda: segmentationNode)
 
     # What is shown
 
-    def _studentChosen(self, index: int) -> None:
+    def _chosen(self) -> None:
         self.updateMRMLFromGUI()
         self.updateGUIFromMRML()
-        self.updateMRMLFromGUI()
-
-    def _structures(self) -> list[str]:
-        index = self.studentComboBox.currentIndex
-        if not 0 <= index < len(self._entries):
-            return []
-        return [segment.name for segment in self._entries[index].package.label_set.segments]
+        self.updateMRMLFromGUI()  # another student has other structures
 
     def _segmentName(self) -> str:
         node = self.scriptedEffect.parameterSetNode()
@@ -294,27 +288,6 @@ and undo are the editor's own; segments with the status Completed are not touche
         return str(segment.GetName()) if segment else ""
 
     def _report(self, action: Callable[[], None]) -> None:
-        """Run something; what the user can act on is shown as it is said, anything else with its details."""
-        from ReCoKDLib.errors import Cancelled, ReCoKDError
+        from ReCoKDLib.mrml.reporting import report
 
-        message = ""
-        with slicer.util.tryWithErrorDisplay(_("Something went wrong in ReCoKD.")):
-            try:
-                action()
-            except Cancelled as cancelled:
-                self.statusLabel.text = str(cancelled)
-            except ReCoKDError as error:
-                message = str(error)
-        if message:
-            self.statusLabel.text = message
-            slicer.util.errorDisplay(message, windowTitle="ReCoKD")
-
-
-def _fill(combo: Any, names: list[str], chosen: str) -> None:
-    """Show these entries, and the chosen one or the first; nobody is told."""
-    blocked = combo.blockSignals(True)
-    combo.clear()
-    for name in names:
-        combo.addItem(name)
-    combo.setCurrentIndex(names.index(chosen) if chosen in names else 0 if names else -1)
-    combo.blockSignals(blocked)
+        report(action, self.options.say)

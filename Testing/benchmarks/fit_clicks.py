@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from ReCoKDLib.students import find_student
 Array = npt.NDArray[Any]
 
 CLICKS = 6
+MOST_ROWS = 1_000_000  # voxels that the regression is fitted to, drawn from all
 _LEAST_GAIN = -3.5  # where the student is surer than this, hardly anything is wrong
 
 
@@ -78,9 +81,18 @@ def fitted(cases: Sequence[Case], label_set: LabelSet, rounds: int = 1) -> dict[
     corrector: Corrector = BorderLayer()
     pairs: list[tuple[Array, Array]] = []
     weights: dict[str, float] = {}
-    for _ in range(rounds):
-        pairs += [pair for case in cases for pair in examples(case, label_set, corrector)]
-        rows, wrong = (np.concatenate(parts).astype(np.float64) for parts in zip(*pairs, strict=True))
+    begun = time.monotonic()
+    for turn in range(1, rounds + 1):
+        for number, case in enumerate(cases, 1):
+            pairs += examples(case, label_set, corrector)
+            if number % 10 == 0 or number == len(cases):
+                told = f"round {turn} of {rounds}: {number} of {len(cases)} cases, {time.monotonic() - begun:.0f} s"
+                print(told, file=sys.stderr, flush=True)
+        rows, wrong = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        if len(rows) > MOST_ROWS:
+            some = np.random.default_rng(0).choice(len(rows), MOST_ROWS, replace=False)
+            rows, wrong = rows[some], wrong[some]
+        rows = rows.astype(np.float64)
         scale = rows.std(axis=0)
         scale[scale == 0] = 1
         model = LogisticRegression(solver="newton-cholesky", fit_intercept=False).fit(rows / scale, wrong)

@@ -2,9 +2,9 @@
 
     python Testing/benchmarks/kill_and_resume.py --times 20
 
-Each time a run is killed (SIGKILL) once or twice at random moments of its whole duration, and every fourth time inside
-the writing of a checkpoint; then it is resumed to its end. Compared are the last checkpoint (weights, optimiser state,
-history) and the package. CPU only: GPUs add in no fixed order.
+Each time a run is killed (SIGKILL) once or twice: a random while after it begins, after a random step, or in the
+evaluation at the end; every fourth time inside the writing of a checkpoint. Then it is resumed to its end. Compared are
+the last checkpoint (weights, optimiser state, history) and the package. CPU only: GPUs add in no fixed order.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def main() -> int:
 def _repeat(folder: Path, times: int, numbers: random.Random) -> int:
     dataset = make_raw_dataset(folder / "Dataset901_Blobs")
     teacher = folder / "teacher"
-    short = ["--epochs", "6", "--steps-per-epoch", "3", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
+    short = ["--epochs", "3", "--steps-per-epoch", "2", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
     finish(["--task", "teacher", "--dataset", str(dataset), "--output", str(teacher), *short])
     options = ["--task", "distill", "--dataset", str(dataset), *short, "--ramp", "0.3", "--checkpoint-minutes", "0"]
     options += ["--teacher", str(teacher / "blobs-teacher.recokd.zip"), "--validate-every", "2", "--ship", "best"]
     begun = time.monotonic()
     finish([*options, "--output", str(folder / "whole")])
-    duration = time.monotonic() - begun
-    print(f"uninterrupted: {duration:.1f} s, {last_state(folder / 'whole')['step']} steps", flush=True)
+    steps = last_state(folder / "whole")["step"]
+    print(f"uninterrupted: {time.monotonic() - begun:.1f} s, {steps} steps", flush=True)
     wrong = 0
     for number in range(1, times + 1):
         run = folder / f"run-{number}"
@@ -50,7 +50,7 @@ def _repeat(folder: Path, times: int, numbers: random.Random) -> int:
         kills = []
         for _ in range(numbers.choice((1, 2))):
             in_checkpoint = number % 4 == 0
-            moment = checkpoint_is_being_written if in_checkpoint else random_moment(numbers, duration)
+            moment = checkpoint_is_being_written if in_checkpoint else random_moment(numbers, steps)
             resumable = any((run / name).is_file() for name in ("status.json", "plan.json"))
             if kill_at([*command, *(["--resume"] if resumable else [])], run, moment):
                 left = sorted((path.name for path in run.glob("checkpoints/step-*.pt")), reverse=True)

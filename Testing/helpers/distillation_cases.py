@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, distributed, nn
 from ReCoKDLib.labels import LabelSet, Segment
 from ReCoKDLib.networks import build_network
 from ReCoKDLib.plan import Architecture
+from ReCoKDTrainingLib.losses import build_loss
 from ReCoKDTrainingLib.losses.base import NetworkOutputs
 from ReCoKDTrainingLib.losses.reco import ReCoLoss, ReCoOptions
 from ReCoKDTrainingLib.losses.segmentation import SegmentationLoss
@@ -88,11 +90,20 @@ def random_features(
 
 def one_process_of_several(rank: int, processes: int, folder: str) -> None:
     """What one process of a split batch computes; values and averaged gradients go to ``folder``."""
+    _in_one_process(split_batch_case, rank, processes, folder)
+
+
+def one_process_of_several_losses(rank: int, processes: int, folder: str) -> None:
+    """The same for the losses on encoder features."""
+    _in_one_process(split_batch_losses, rank, processes, folder)
+
+
+def _in_one_process(case: Callable[[slice], dict[str, Tensor]], rank: int, processes: int, folder: str) -> None:
     distributed.init_process_group(
         "gloo", init_method=(Path(folder) / "meeting").as_uri(), rank=rank, world_size=processes
     )
     try:
-        values = split_batch_case(slice(rank, rank + 1))
+        values = case(slice(rank, rank + 1))
         for value in values.values():
             distributed.all_reduce(value)  # DistributedDataParallel's average
             value /= processes
@@ -124,3 +135,25 @@ def split_batch_case(part: slice) -> dict[str, Tensor]:
     values = {name: value.detach().clone() for name, value in terms.items()} | {"dice": dice.detach().clone()}
     values["running mean"] = normalised.running_mean.clone()
     return values | {name: g.clone() for name, g in gradients.items() if g is not None}
+
+
+SPLIT_LOSSES = ("at", "cirkd", "cwd", "dprd", "emkd", "fitnet", "ifvd", "skd")
+"""Losses without chance."""
+
+
+def split_batch_losses(part: slice) -> dict[str, Tensor]:
+    """Every loss on encoder features on a part of a batch of two, whose cases hold different classes."""
+    labels = block_labels()
+    labels[0][labels[0] == 2] = 0
+    teacher, student = random_features([8, 8], seed=1), random_features([8, 8], seed=2)
+    values: dict[str, Tensor] = {}
+    for name in SPLIT_LOSSES:
+        torch.manual_seed(0)
+        connector = nn.Conv3d(8, 8, 1)
+        loss = build_loss(name, teacher_channels=[8, 8], student_channels=[8, 8], label_set=plain_labels(2))
+        seen = outputs(*(connector(f[part]) for f in student))
+        total = torch.stack(list(loss(seen, outputs(*(f[part] for f in teacher)), labels[part]).values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        assert connector.weight.grad is not None
+        values |= {name: total.detach().clone(), f"{name}, gradient": connector.weight.grad.clone()}
+    return values

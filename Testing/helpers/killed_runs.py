@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,32 @@ from ReCoKDTrainingLib.checkpoints import Checkpoints
 Moment = Callable[[Path], bool]
 
 
+# A fork server has loaded torch already, which takes a new process seconds; elsewhere than on POSIX there is none.
+_CONTEXT = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
+)
+if hasattr(_CONTEXT, "set_forkserver_preload"):
+    _CONTEXT.set_forkserver_preload(["ReCoKDTrainingLib.finish", "ReCoKDTrainingLib.cli", "killed_runs"])
+
+
+def _main(arguments: Sequence[str], output: str) -> None:
+    """In the process that is to be killed: the command, with what it prints in a file."""
+    from ReCoKDTrainingLib.cli import main
+
+    with Path(output).open("w", encoding="utf-8") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+        sys.exit(main(arguments))
+
+
+def _start(arguments: Sequence[str], output: Path) -> BaseProcess:
+    process = _CONTEXT.Process(target=_main, args=(list(arguments), str(output)))
+    process.start()
+    return process
+
+
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
-    """``recokd-training`` with these arguments, without a window to look at."""
+    """``recokd-training`` as a shell starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "ReCoKDTrainingLib", *arguments],
         stdout=subprocess.PIPE,
@@ -29,30 +57,32 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def finish(arguments: Sequence[str]) -> str:
-    """Run to the end; what it printed.
+def finish(arguments: Sequence[str]) -> None:
+    """Run to the end.
 
     Raises:
-        AssertionError: It failed.
+        AssertionError: It failed; the message is what it printed.
     """
-    process = start(arguments)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return output
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output.txt"
+        process = _start(arguments, output)
+        process.join()
+        assert process.exitcode == 0, output.read_text(encoding="utf-8")
 
 
 def kill_at(arguments: Sequence[str], folder: Path, moment: Moment, seconds: float = 120.0) -> bool:
     """Start a run and SIGKILL it as soon as ``moment`` of its folder has come; False where it ended before."""
-    process = start(arguments)
-    until = time.monotonic() + seconds
-    try:
-        while process.poll() is None and time.monotonic() < until and not moment(folder):
-            time.sleep(0.0005)
-        there = process.poll() is None
-    finally:
-        process.kill()
-        process.communicate()
-    return there
+    with tempfile.TemporaryDirectory() as outputs:
+        process = _start(arguments, Path(outputs) / "output.txt")
+        until = time.monotonic() + seconds
+        try:
+            while process.is_alive() and time.monotonic() < until and not moment(folder):
+                time.sleep(0.0005)
+            there = process.is_alive()
+        finally:
+            process.kill()
+            process.join()
+        return there
 
 
 def preprocessing(folder: Path) -> bool:
@@ -71,15 +101,25 @@ def evaluating(folder: Path) -> bool:
     return (state := status(folder)) is not None and state["state"] == "evaluating"
 
 
-def after(seconds: float) -> Moment:
-    """So long after now."""
-    at = time.monotonic() + seconds
-    return lambda folder: time.monotonic() >= at
+def random_moment(random_numbers: random.Random, steps: int) -> Moment:
+    """In the beginning, after any step (each leaves a checkpoint), or in the evaluation; and then a while."""
+    step, wait = random_numbers.randint(0, steps + 1), random_numbers.uniform(0, 1)
+    if step == 0:
+        wait *= 5
+    begun: list[float] = []
+
+    def moment(folder: Path) -> bool:
+        there = steps_done(folder) >= step if step <= steps else evaluating(folder)
+        if there and not begun:
+            begun.append(time.monotonic())
+        return bool(begun) and time.monotonic() - begun[0] >= wait
+
+    return moment
 
 
-def random_moment(random_numbers: random.Random, longest: float) -> Moment:
-    """Anywhere in a run of ``longest`` seconds."""
-    return after(random_numbers.uniform(0, longest))
+def steps_done(folder: Path) -> int:
+    """By the newest checkpoint."""
+    return max((int(path.stem.partition("-")[2]) for path in folder.glob("checkpoints/step-*.pt")), default=0)
 
 
 def status(folder: Path) -> dict[str, Any] | None:

@@ -79,9 +79,9 @@ def blob_student(students: Path, two_blobs: Callable[..., tuple[Volume, Volume]]
 def runs(monkeypatch: pytest.MonkeyPatch, host: Any) -> type:
     """Runs of the panel happen here and at once; ``runs.hold`` keeps them waiting, ``runs.started`` lists them."""
     from quick_run import QuickRun
-    from ReCoKDLib.widgets import segment_section
+    from ReCoKDLib.widgets import process
 
-    monkeypatch.setattr(segment_section, "BackgroundRun", QuickRun)
+    monkeypatch.setattr(process, "BackgroundRun", QuickRun)
     monkeypatch.setattr(QuickRun, "hold", False)
     monkeypatch.setattr(QuickRun, "started", [])
     return QuickRun
@@ -146,3 +146,33 @@ def same_places() -> Callable[[Points, Points], bool]:
         return bool(distances.max() < 1e-3) and len(set(partners.tolist())) == len(first)
 
     return same
+
+
+@pytest.fixture
+def effect_module(host: Any, recokd: Any, repository: Path, blob_student: str, runs: type) -> Any:
+    """The hidden module, loaded and registered as Slicer does at its start; runs happen here and at once."""
+    module = host.load(repository / "SegmentEditorReCoKD" / "SegmentEditorReCoKD.py")
+    host.app.complete_startup()
+    return module
+
+
+@pytest.fixture
+def case(
+    host: Any, slicer: Any, effect_module: Any, two_blobs: Callable[..., tuple[Volume, Volume]], blob_labels: LabelSet
+) -> Iterator[Callable[..., Any]]:
+    """A function that makes an editor in which our effect is in use; what is drawn at first may be changed."""
+    from effect_user import Case
+
+    made: list[Case] = []
+
+    def make(drawn: Callable[[Any], None] | None = None, ijk_to_ras: Any = None) -> Case:
+        image, labels = two_blobs(ijk_to_ras)
+        array = labels.array.copy()
+        if drawn is not None:
+            drawn(array[0])
+        made.append(Case(slicer, image, labels.with_array(array), blob_labels))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.effect.cleanup()

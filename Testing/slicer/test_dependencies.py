@@ -95,7 +95,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_is_listed(repository: Path) -> None:
     """The shipped list leaves Slicer's own packages and torch alone, and holds what a run imports."""
     listed = {line.partition(">=")[0] for line in read_requirements(repository / "ReCoKD/Resources/requirements.txt")}
-    assert listed == {"dynamic-network-architectures", "safetensors", "scikit-image", "scipy"}
+    assert listed == {"dynamic-network-architectures", "matplotlib", "safetensors", "scikit-image", "scipy"}
     assert not listed & set(dependencies.KEPT)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,84 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from effect_user import all_second, bitten, empty, run
 from geometries import oblique_left_handed
-from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.mrml.segmentations import segmentation_to_node
-from ReCoKDLib.mrml.volumes import volume_to_node, vtk_matrix
 from ReCoKDLib.volume import Volume
 
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
 Array = npt.NDArray[Any]
-
-
-@pytest.fixture
-def effect_module(host: Any, recokd: Any, repository: Path, blob_student: str, monkeypatch: Any) -> Any:
-    """The hidden module, loaded and registered as Slicer does at its start; runs happen here and at once."""
-    from quick_run import QuickRun
-    from ReCoKDLib.widgets import process
-
-    monkeypatch.setattr(process, "BackgroundRun", QuickRun)
-    monkeypatch.setattr(QuickRun, "hold", False)
-    monkeypatch.setattr(QuickRun, "started", [])
-    module = host.load(repository / "SegmentEditorReCoKD" / "SegmentEditorReCoKD.py")
-    host.app.complete_startup()
-    return module
-
-
-class Case:
-    """A volume, a segmentation with two drawn segments and an editor with our effect."""
-
-    def __init__(self, slicer: Any, image: Volume, labels: Volume, label_set: LabelSet) -> None:
-        from slicer_host.editor import Editor
-
-        self.slicer = slicer
-        self.image = image
-        self.volume = volume_to_node(image)
-        self.segmentation = segmentation_to_node(labels, label_set, self.volume)
-        self.ids = [self.segmentation.GetSegmentation().GetNthSegmentID(n) for n in range(2)]
-        self.editor = Editor(self.segmentation, self.volume, self.ids[0])
-        self.effect = self.editor.use("ReCoKD")
-
-    def mask(self, index: int) -> Array:
-        found: Array = self.slicer.util.arrayFromSegmentBinaryLabelmap(self.segmentation, self.ids[index], self.volume)
-        return found > 0
-
-    def place(self, k: int, j: int, i: int) -> tuple[float, float, float]:
-        r, a, s = (self.image.ijk_to_ras @ np.array([i, j, k, 1.0]))[:3].tolist()
-        return r, a, s
-
-    def lock(self, index: int) -> None:
-        logic = self.slicer.vtkSlicerSegmentationsModuleLogic
-        segment = self.segmentation.GetSegmentation().GetSegment(self.ids[index])
-        logic.SetSegmentStatus(segment, logic.Completed)
-
-
-@pytest.fixture
-def case(
-    host: Any, slicer: Any, effect_module: Any, two_blobs: TwoBlobs, blob_labels: LabelSet
-) -> Iterator[Callable[..., Case]]:
-    made = []
-
-    def make(drawn: Callable[[Array], None] | None = None, ijk_to_ras: Any = None) -> Case:
-        image, labels = two_blobs(ijk_to_ras)
-        array = labels.array.copy()
-        if drawn is not None:
-            drawn(array[0])
-        made.append(Case(slicer, image, labels.with_array(array), blob_labels))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.effect.cleanup()
-
-
-def empty(array: Array) -> None:
-    array[...] = 0
-
-
-def run(host: Any, case: Case) -> None:
-    host.click(case.effect.runButton)
-    host.run_until(lambda: case.effect._run is None)
 
 
 def test_it_is_listed_with_icon_and_help(host: Any, effect_module: Any) -> None:
@@ -106,13 +33,13 @@ def test_a_run_fills_the_selected_segment_and_undo_takes_it_back(
     host: Any, case: Any, two_blobs: TwoBlobs, geometry: Any
 ) -> None:
     here = case(empty, geometry)
-    assert here.effect.structureComboBox.currentText == "Anterior"  # as the segment is called
+    assert here.options.structureComboBox.currentText == "Anterior"  # as the segment is called
     run(host, here)
     expected = two_blobs(geometry)[1].array[0] == 1
     assert (here.mask(0) != expected).mean() < 0.02  # the oblique one is resampled
     assert here.mask(0).any()
     assert not here.mask(1).any()
-    assert here.effect.statusLabel.text.startswith("Anterior found in")
+    assert here.options.statusLabel.text.startswith("Anterior found in")
     here.editor.logic.Undo()
     assert not here.mask(0).any()
     here.editor.logic.Redo()
@@ -121,7 +48,7 @@ def test_a_run_fills_the_selected_segment_and_undo_takes_it_back(
 
 def test_another_structure(host: Any, case: Any, two_blobs: TwoBlobs) -> None:
     here = case(empty)
-    combo = here.effect.structureComboBox
+    combo = here.options.structureComboBox
     combo.setCurrentIndex(combo.findText("Größe hinten"))
     run(host, here)
     assert np.array_equal(here.mask(0), two_blobs()[1].array[0] == 2)
@@ -150,9 +77,6 @@ def test_masking_is_the_editors(host: Any, slicer: Any, case: Any) -> None:
 
 
 def test_overwrite_mode_is_the_editors(host: Any, slicer: Any, case: Any) -> None:
-    def all_second(array: Array) -> None:
-        array[...] = 2
-
     here = case(all_second)
     here.editor.node.SetOverwriteMode(here.editor.node.OverwriteNone)
     run(host, here)
@@ -165,9 +89,6 @@ def test_overwrite_mode_is_the_editors(host: Any, slicer: Any, case: Any) -> Non
 
 
 def test_locked_segments_are_left_alone(host: Any, case: Any) -> None:
-    def all_second(array: Array) -> None:
-        array[...] = 2
-
     here = case(all_second)
     here.lock(1)
     run(host, here)
@@ -180,9 +101,6 @@ def test_locked_segments_are_left_alone(host: Any, case: Any) -> None:
 
 @pytest.mark.parametrize("geometry", [None, oblique_left_handed()], ids=["plain", "oblique, left-handed"])
 def test_a_click_inside_fills_what_was_missed(host: Any, case: Any, geometry: Any) -> None:
-    def bitten(array: Array) -> None:
-        array[5:8][array[5:8] == 1] = 0
-
     here = case(bitten, geometry)
     before = here.mask(0)
     other = here.mask(1)
@@ -237,40 +155,20 @@ def test_a_click_into_a_locked_neighbour_is_refused(host: Any, case: Any) -> Non
 def test_clicks_outside_the_volume_are_refused_in_words(host: Any, slicer: Any, case: Any) -> None:
     here = case()
     before = here.mask(0)
-    press(here, (9000.0, 0.0, 0.0), control=True)
+    here.press((9000.0, 0.0, 0.0), control=True)
     (message,) = host.messages
     assert "outside" in message.lower()
     assert np.array_equal(here.mask(0), before)
     assert not here.editor.logic.CanUndo()
 
 
-def press(case: Case, place: tuple[float, float, float], *, control: bool, shift: bool = False) -> bool:
-    """Press the mouse button where the view shows a place; returns whether the effect took it."""
-    import vtk
-
-    matrix = np.eye(4)
-    matrix[:3, 3] = place
-    view = SimpleNamespace(
-        className=lambda: "qMRMLSliceWidget",
-        mrmlSliceNode=lambda: SimpleNamespace(GetXYToRAS=lambda: vtk_matrix(matrix)),
-    )
-    interactor = SimpleNamespace(
-        GetControlKey=lambda: control, GetShiftKey=lambda: shift, GetEventPosition=lambda: (0, 0)
-    )
-    taken: bool = case.effect.processInteractionEvents(interactor, vtk.vtkCommand.LeftButtonPressEvent, view)
-    return taken
-
-
 def test_only_clicks_with_control_are_taken(host: Any, case: Any) -> None:
-    def bitten(array: Array) -> None:
-        array[5:8][array[5:8] == 1] = 0
-
     here = case(bitten)
-    assert not press(here, here.place(6, 6, 7), control=False)
+    assert not here.press(here.place(6, 6, 7), control=False)
     assert not here.mask(0)[6, 6, 7]
-    assert press(here, here.place(6, 6, 7), control=True)
+    assert here.press(here.place(6, 6, 7), control=True)
     assert here.mask(0)[6, 6, 7]
-    assert press(here, here.place(6, 6, 7), control=True, shift=True)
+    assert here.press(here.place(6, 6, 7), control=True, shift=True)
     assert not here.mask(0)[6, 6, 7]
 
 
@@ -290,39 +188,35 @@ def test_a_click_on_the_surface_in_3d(host: Any, slicer: Any, case: Any) -> None
     camera.SetPosition(middle[0], middle[1], middle[2] + 300)
     renderer.ResetCameraClippingRange(-200, 200, -200, 200, -200, 200)
     view = SimpleNamespace(className=lambda: "qMRMLThreeDWidget", renderer=renderer)
-    hit = here.effect._place(100, 100, view)
+    hit = here.effect._view(None, view).to_world(100, 100)
     assert hit is not None
     k, j, i = (np.linalg.inv(here.image.ijk_to_ras) @ np.array([*hit, 1.0]))[2::-1]
     assert abs(j - 6) < 1.5
     assert abs(i - 7) < 1.5
-    assert here.effect._place(2, 2, view) is None
+    assert here.effect._view(None, view).to_world(2, 2) is None
 
 
-def test_cancel_and_leaving_the_effect_leave_the_segment(host: Any, case: Any, monkeypatch: Any) -> None:
-    from quick_run import QuickRun
-
+def test_cancel_and_leaving_the_effect_leave_the_segment(host: Any, case: Any, runs: Any) -> None:
     here = case(empty)
-    monkeypatch.setattr(QuickRun, "hold", True)
-    host.click(here.effect.runButton)
+    runs.hold = True
+    host.click(here.options.runButton)
     host.run_for(0.05)
-    assert here.effect.progressBar.value == 25
-    host.click(here.effect.cancelButton)
-    assert here.effect.statusLabel.text == "Cancelled. The scene is as it was."
-    host.click(here.effect.runButton)
+    assert here.options.progressBar.value == 25
+    host.click(here.options.cancelButton)
+    assert here.options.statusLabel.text == "Cancelled. The scene is as it was."
+    host.click(here.options.runButton)
     host.run_for(0.05)
     here.effect.deactivate()
-    assert QuickRun.started[-1].over
+    assert runs.started[-1].over
     assert not here.mask(0).any()
     assert not here.editor.logic.CanUndo()
 
 
-def test_a_segment_removed_meanwhile(host: Any, case: Any, monkeypatch: Any) -> None:
-    from quick_run import QuickRun
-
+def test_a_segment_removed_meanwhile(host: Any, case: Any, runs: Any) -> None:
     here = case(empty)
-    monkeypatch.setattr(QuickRun, "hold", True)
-    host.click(here.effect.runButton)
+    runs.hold = True
+    host.click(here.options.runButton)
     host.run_for(0.05)
     here.segmentation.GetSegmentation().RemoveSegment(here.ids[0])
-    QuickRun.started[-1].release()
-    assert here.effect.statusLabel.text == "The segment was removed meanwhile, so nothing was changed."
+    runs.started[-1].release()
+    assert here.options.statusLabel.text == "The segment was removed meanwhile, so nothing was changed."

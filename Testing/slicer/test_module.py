@@ -123,3 +123,17 @@ def test_logic_takes_one_node_for_each_channel(
 def test_the_self_test_passes(recokd: Any) -> None:
     """What Slicer runs for ctest and behind its button Reload and Test."""
     recokd.ReCoKDTest().runTest()
+
+
+def test_the_readmes_console_example_runs(
+    host: Any, recokd: Any, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a new user pastes it, with the shipped student and its sample case."""
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    code = text.split("**Slicer's Python console.**")[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"slicer": host.slicer}
+    exec(code, names)  # our own text
+    assert names["slices"]
+    assert names["tableNode"].GetNumberOfRows() == 2
+    assert len(list((tmp_path / "corrected" / "labelsTr").iterdir())) == 1

@@ -1,10 +1,8 @@
-"""The panel, used as a user does: students, input, the run, and what becomes of its result."""
+"""The panel, used as a user does: one button, what becomes of its result, what is kept."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,17 +35,6 @@ def test_it_begins_short(host: Any, panel: Any, picture_of: Any) -> None:
     assert sorted(shown) == ["InputSection", "SegmentSection", "StudentSection"]
     assert panel.ui.noticeLabel.text == "Research use only. Not a medical device."
     picture_of("panel-1-start")
-
-
-def test_apply_waits_for_a_volume_and_a_student(host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any) -> None:
-    assert not panel.ui.applyButton.enabled
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    assert panel.ui.applyButton.enabled
-    card = panel.ui.cardLabel.text
-    for text in ("Anterior", "Größe hinten", "T1", "not measured", "Not a medical device"):
-        assert text in card
 
 
 @pytest.mark.parametrize("geometry", [np.eye(4), TURNED_LEFT_HANDED], ids=["plain", "oblique, left-handed"])
@@ -186,29 +173,6 @@ def test_a_choice_of_structures(host: Any, slicer: Any, two_blobs: TwoBlobs, blo
     assert made.GetSegmentation().GetNumberOfSegments() == 1
 
 
-def test_a_region(host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any) -> None:
-    """Made around an oblique, left-handed volume, made smaller, and what lies outside is not segmented."""
-    image, _ = two_blobs(TURNED_LEFT_HANDED)
-    node = volume_to_node(image)
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    host.click(panel.ui.drawRoiButton)
-    settle(host, panel)
-    roi = panel.ui.roiSelector.currentNode()
-    assert roi is not None
-    bounds, own = [0.0] * 6, [0.0] * 6
-    roi.GetRASBounds(bounds)
-    node.GetRASBounds(own)
-    assert np.allclose(bounds, own, atol=0.01)
-    segment(host, panel)
-    assert runs.started[0].volume.shape == image.shape
-    size = roi.GetSize()
-    roi.SetSize(size[0], size[1], size[2] / 3)
-    segment(host, panel)
-    assert runs.started[1].volume.shape[1:] == image.shape[1:]
-    assert runs.started[1].volume.shape[0] < image.shape[0] / 2
-
-
 def test_choices_are_kept_in_the_scene(
     host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, recokd: Any
 ) -> None:
@@ -239,47 +203,6 @@ def test_the_device_is_kept_with_the_computer(
     other.cleanup()
 
 
-def test_two_channels_have_a_selector_each(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_labels: LabelSet, students: Path, panel: Any, picture_of: Any
-) -> None:
-    from packages import small_card, small_weights
-    from plans import small_plan
-    from ReCoKDLib.card import ChannelInfo
-    from ReCoKDLib.package import write_package
-
-    plan = small_plan(schemes=("ZScoreNormalization",) * 2)
-    card = small_card(name="two-channels", channels=(ChannelInfo("T1", "MR"), ChannelInfo("FLAIR", "MR")))
-    write_package(students / "two.recokd.zip", card, plan, blob_labels, [small_weights(plan)])
-    image, _ = two_blobs()
-    first, second = volume_to_node(image, name="first"), volume_to_node(image, name="second")
-    host.click(panel.ui.refreshButton)
-    choose(panel.ui.studentComboBox, "two-channels")
-    settle(host, panel)
-    assert panel.ui.inputVolumeLabel.text == "T1:"
-    ((label, selector),) = panel.panel.input._further
-    assert label.text == "FLAIR:"
-    assert not panel.ui.applyButton.enabled
-    choose(panel.ui.inputSelector, "first")
-    choose(selector, "second")
-    settle(host, panel)
-    picture_of("panel-2-two-channels")
-    assert panel.panel.input.nodes() == [first, second]
-    assert panel.ui.applyButton.enabled, panel.ui.checkLabel.text
-    choose(panel.ui.studentComboBox, "hippocampus-x4")
-    assert panel.panel.input._further == []
-    choose(panel.ui.studentComboBox, "two-channels")
-    assert panel.panel.input.nodes() == [first, second]
-
-
-def test_a_damaged_student_says_why(host: Any, two_blobs: TwoBlobs, students: Path, panel: Any) -> None:
-    (students / "torn.recokd.zip").write_bytes(b"half a file")
-    volume_to_node(two_blobs()[0])
-    host.click(panel.ui.refreshButton)
-    choose(panel.ui.studentComboBox, "torn")
-    assert panel.ui.cardLabel.text.startswith("This student cannot be used. ")
-    assert not panel.ui.applyButton.enabled
-
-
 def test_a_student_that_is_gone_says_so(
     host: Any, two_blobs: TwoBlobs, blob_student: str, students: Path, panel: Any
 ) -> None:
@@ -293,255 +216,13 @@ def test_a_student_that_is_gone_says_so(
     assert "There is no student called 'blobs-x4'" in host.messages[0]
 
 
-# The check before the run
-
-
-def test_bad_input_is_said_before_the_run(
-    host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, picture_of: Any
-) -> None:
-    image, _ = two_blobs()
-    image.array[0, 3, 3, 3] = np.nan
-    volume_to_node(image)
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    assert panel.ui.checkLabel.text.startswith("The image in channel 0 (T1) has 1 voxel(s) that are not numbers")
+def test_a_damaged_student_says_why(host: Any, two_blobs: TwoBlobs, students: Path, panel: Any) -> None:
+    (students / "torn.recokd.zip").write_bytes(b"half a file")
+    volume_to_node(two_blobs()[0])
+    host.click(panel.ui.refreshButton)
+    choose(panel.ui.studentComboBox, "torn")
+    assert panel.ui.cardLabel.text.startswith("This student cannot be used. ")
     assert not panel.ui.applyButton.enabled
-    assert panel.ui.applyButton.toolTip == panel.ui.checkLabel.text
-
-
-def test_an_empty_volume_is_said_in_words(host: Any, slicer: Any, blob_student: str, panel: Any) -> None:
-    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "hollow")
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    assert "'hollow' is empty" in panel.ui.checkLabel.text
-    assert not panel.ui.applyButton.enabled
-
-
-def test_a_warning_has_its_reason_and_stops_nobody(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, picture_of: Any
-) -> None:
-    volume_to_node(two_blobs(np.diag([2.5, 1.0, 1.0, 1.0]))[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    assert "The voxel size 1 x 1 x 2.5 mm (k, j, i) is far from" in panel.ui.checkLabel.text
-    picture_of("panel-2-warning")
-    segment(host, panel)
-    assert len(segmentations(slicer)) == 1
-    assert host.messages == []
-    assert "The voxel size 1 x 1 x 2.5 mm (k, j, i) is far from" in panel.ui.statusLabel.text
-
-
-def test_the_check_takes_no_torch(repository: Path) -> None:
-    code = (
-        "import sys; from ReCoKDLib.mrml.checking import check_nodes; "
-        "print(sorted({'torch', 'scipy', 'skimage', 'SimpleITK'} & set(sys.modules)))"
-    )
-    import os
-    import subprocess
-
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(repository / "ReCoKD")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "[]", done.stderr
-
-
-# The run
-
-
-def test_cancel(host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    before = slicer.mrmlScene.GetNumberOfNodes()
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    assert panel.ui.statusLabel.text == "Segmenting..."
-    host.click(panel.ui.cancelButton)
-    assert panel.ui.statusLabel.text == "Cancelled. The scene is as it was."
-    assert host.messages == []
-    assert slicer.mrmlScene.GetNumberOfNodes() == before
-    assert panel.ui.applyButton.enabled
-    assert not panel.ui.cancelButton.enabled
-
-
-def test_time_left(host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any, monkeypatch: Any) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    panel.ui.applyButton.click()
-    host.app.processEvents()
-    runs.started[0].on_progress(0.25)
-    now[0] = 110.0
-    runs.started[0].on_progress(0.5)
-    assert panel.ui.statusLabel.text == "Segmenting... 0:20 left"
-    now[0] = 160.0
-    runs.started[0].on_progress(0.75)
-    monkeypatch.undo()
-    assert panel.ui.progressBar.value == 75
-
-
-def test_the_log_is_folded_away_and_there(host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    segment(host, panel)
-    assert panel.ui.logCollapsibleButton.collapsed
-    assert panel.ui.logEdit.plainText.startswith("blobs-x4 from ")
-
-
-def test_closing_the_scene_ends_a_run(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any
-) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    slicer.mrmlScene.Clear(0)
-    assert panel.panel.segment.run is None
-    assert runs.started[0].over
-    assert segmentations(slicer) == []
-    assert host.messages == []
-    assert not panel.ui.progressBar.isVisible()
-    # And the panel works on with the next scene.
-    runs.hold = False
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    segment(host, panel)
-    assert len(segmentations(slicer)) == 1
-
-
-def test_a_volume_removed_meanwhile(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any
-) -> None:
-    node = volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    slicer.mrmlScene.RemoveNode(node)
-    runs.started[0].release()
-    assert panel.ui.statusLabel.text == "The volume was removed meanwhile, so nothing was added."
-    assert segmentations(slicer) == []
-
-
-def test_a_segmentation_removed_meanwhile_is_made_anew(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any
-) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    segment(host, panel)
-    (first,) = segmentations(slicer)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    slicer.mrmlScene.RemoveNode(first)
-    runs.started[1].release()
-    settle(host, panel)
-    (made,) = segmentations(slicer)
-    assert made is not first
-    assert made.GetSegmentation().GetNumberOfSegments() == 2
-
-
-def test_a_run_ends_well_in_another_module(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any
-) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    panel.exit()
-    runs.started[0].release()
-    (made,) = segmentations(slicer)
-    panel.enter()
-    assert panel.ui.outputSelector.currentNode() is made
-
-
-def test_a_killed_process_shows_its_last_lines(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any
-) -> None:
-    from ReCoKDLib.worker import RunEndedError
-
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    runs.started[0].fail(RunEndedError(["Loading PyTorch.", "terminate called"]))
-    assert len(host.messages) == 1
-    assert "ended before it was done" in host.messages[0]
-    assert host.messages[0].endswith("Loading PyTorch.\nterminate called")
-    assert panel.ui.applyButton.enabled
-    assert segmentations(slicer) == []
-
-
-def test_an_unexpected_error_is_shown_and_raised(
-    host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
-    with pytest.raises(ZeroDivisionError):
-        runs.started[0].fail(ZeroDivisionError("a bug of ours"))
-    assert host.messages == ["Something went wrong in ReCoKD.\n\na bug of ours"]
-    assert panel.ui.applyButton.enabled
-
-
-def test_two_panels_run_at_once(
-    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any, recokd: Any
-) -> None:
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    other = host.open(recokd)
-    settle(host, other)
-    runs.hold = True
-    panel.ui.applyButton.click()
-    other.ui.applyButton.click()
-    host.run_for(0.05)
-    assert len(runs.started) == 2
-    for run in runs.started:
-        run.release()
-    host.run_for(0.1)
-    assert len(segmentations(slicer)) == 2
-    assert host.messages == []
-    other.cleanup()
-
-
-def test_no_room_for_the_background_process(
-    host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ReCoKDLib.widgets import segment_section
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(segment_section, "BackgroundRun", full)
-    volume_to_node(two_blobs()[0])
-    choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    host.click(panel.ui.applyButton)
-    (message,) = host.messages
-    assert "No space left on device" in message
-    assert panel.ui.applyButton.enabled
-
-
-# The table
 
 
 def test_the_table_is_saved_and_put_into_the_scene(
@@ -560,6 +241,27 @@ def test_the_table_is_saved_and_put_into_the_scene(
     host.click(panel.ui.tableNodeButton)
     table = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLTableNode")
     assert table.GetNumberOfRows() == 2
+
+
+def test_a_picture_is_saved(
+    host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, tmp_path: Path
+) -> None:
+    """Of an oblique, left-handed volume; a dialog that is left without a choice writes nothing."""
+    volume_to_node(two_blobs(TURNED_LEFT_HANDED)[0], name="head")
+    choose(panel.ui.studentComboBox, blob_student)
+    segment(host, panel)
+    host.click(panel.ui.pictureButton)
+    assert list(tmp_path.glob("*.png")) == []
+    target = tmp_path / "Übersicht.png"
+    host.chosen_files.append(str(target))
+    host.click(panel.ui.pictureButton)
+    assert host.messages == []
+    picture = host.qt.QPixmap(str(target))
+    assert picture.width() > 600
+    assert picture.height() > 400
+    host.chosen_files.append(str(tmp_path / "no suffix"))
+    host.click(panel.ui.pictureButton)
+    assert ".png" in host.messages[0]
 
 
 def test_the_table_follows_the_segments(

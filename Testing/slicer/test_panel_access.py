@@ -7,7 +7,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-KINDS = ("QAbstractButton", "QComboBox", "QAbstractSpinBox", "QLineEdit", "QListWidget", "QTableWidget")
+from panel_user import choose, segment
+from ReCoKDLib.mrml.volumes import volume_to_node
+
+SECTIONS = ("Student", "Input", "Segment", "Result", "Doubt", "Correct", "HandOver")
+KINDS = ("QAbstractButton", "QComboBox", "QAbstractSpinBox", "QLineEdit", "QListWidget", "QTableWidget", "QProgressBar")
 
 
 def controls(host: Any, panel: Any) -> list[Any]:
@@ -20,7 +24,36 @@ def test_every_control_has_a_hint_and_can_be_reached_by_key(host: Any, panel: An
     found = controls(host, panel)
     assert len(found) > 30
     assert [widget.objectName for widget in found if not widget.toolTip] == []
-    assert [widget.objectName for widget in found if not widget.focusPolicy & host.qt.Qt.TabFocus] == []
+    reached = [widget for widget in found if not widget.inherits("QProgressBar")]
+    assert [widget.objectName for widget in reached if not widget.focusPolicy & host.qt.Qt.TabFocus] == []
+
+
+def test_tab_goes_from_top_to_bottom_and_comes_everywhere(
+    host: Any, two_blobs: Any, blob_student: str, panel: Any
+) -> None:
+    """After a run, when all sections are there; within a row it goes from left to right."""
+    volume_to_node(two_blobs()[0])
+    choose(panel.ui.studentComboBox, blob_student)
+    segment(host, panel)
+    for part in ("options", "handOver"):
+        getattr(panel.ui, f"{part}CollapsibleButton").collapsed = False
+    host.run_for(0.1)
+    host.main_window.activateWindow()
+    panel.ui.studentComboBox.setFocus()
+    names, sections = [], []
+    focused = host.app.focusWidget()
+    while focused is not None and focused.objectName not in names:
+        names.append(focused.objectName)
+        above = focused
+        while above is not None and not above.objectName.endswith("Section"):
+            above = above.parentWidget()
+        if above is not None and above.objectName not in sections:
+            sections.append(above.objectName)
+        host.press(focused, "Tab")
+        focused = host.app.focusWidget()
+    assert sections == [f"{name}Section" for name in SECTIONS]
+    able = [w for w in controls(host, panel) if w.isVisible() and w.enabled and not w.inherits("QProgressBar")]
+    assert sorted({widget.objectName for widget in able} - set(names)) == []
 
 
 def test_buttons_without_text_have_a_name_for_screen_readers(host: Any, panel: Any) -> None:
@@ -50,14 +83,18 @@ def test_no_colour_is_fixed(repository: Path) -> None:
 
 
 def test_texts_are_translatable(repository: Path) -> None:
-    """What widgets show goes through ``_``: no text is given to a widget as it is."""
+    """What widgets show goes through ``_``: no text is given to a widget, or raised, as it is."""
     shown = {"text", "toolTip", "placeholderText"}
+    calls = {"say", "_say", "show_status", "InputError", "OutputError", "Cancelled", "QLabel", "QPushButton", "addRow"}
     bare = []
     for path in sorted((repository / "ReCoKD" / "ReCoKDLib" / "widgets").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value:
                 names = {target.attr for target in node.targets if isinstance(target, ast.Attribute)}
                 bare += [f"{path.name}:{node.lineno}" for _ in names & shown]
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in calls:
+                given = [each for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+                bare += [f"{path.name}:{node.lineno}" for each in given if each.value]
     assert bare == []
 
 

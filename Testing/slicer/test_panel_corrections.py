@@ -262,6 +262,50 @@ def test_mouse_in_a_slice_view(segmented: Segmented, host: Any, slicer: Any) -> 
     assert len(segmented.clicks()) == 3
 
 
+def test_mouse_on_the_surface_in_3d(segmented: Segmented, host: Any, slicer: Any) -> None:
+    """Ctrl+Shift+click on the surface takes away there; beside it, and in stroke mode, the view has its mouse."""
+    import vtk
+
+    from ReCoKDLib.mrml.view_clicks import ViewClicks, surface_view
+
+    middle = np.array(segmented.place(6, 6, 7))
+    window, renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
+    window.SetOffScreenRendering(True)
+    window.SetSize(200, 200)
+    window.AddRenderer(renderer)
+    interactor = vtk.vtkGenericRenderWindowInteractor()
+    interactor.SetRenderWindow(window)
+    interactor.SetInteractorStyle(None)
+    camera = renderer.GetActiveCamera()
+    camera.SetFocalPoint(*middle)
+    camera.SetPosition(middle[0], middle[1], middle[2] + 300)
+    renderer.ResetCameraClippingRange(-200, 200, -200, 200, -200, 200)
+    correct = segmented.panel.panel.correct
+    views = ViewClicks(
+        [surface_view(interactor, renderer, lambda: segmented.node)], correct._clicked_in_view, correct._drawing
+    )
+
+    def click(x: int, y: int, control: int = 1) -> None:
+        for event in ("LeftButtonPressEvent", "LeftButtonReleaseEvent"):
+            interactor.SetEventInformation(x, y, control, control)
+            interactor.InvokeEvent(event)
+
+    before = segmented.mask()
+    click(2, 2)
+    host.click(segmented.ui.strokeButton)
+    click(100, 100, 0)
+    assert segmented.clicks() == []
+    click(100, 100)
+    assert host.messages == []
+    (text,) = segmented.clicks()
+    assert "Anterior outside" in text
+    after = segmented.mask()
+    assert after.sum() < before.sum()
+    taken = np.argwhere(before & ~after)
+    assert np.abs(taken.mean(axis=0)[1:] - (6, 7)).max() < 2
+    views.stop()
+
+
 def test_the_panel_hears_the_views_of_the_layout(segmented: Segmented, host: Any, slicer: Any) -> None:
     """While the module is open, and no longer."""
     import vtk

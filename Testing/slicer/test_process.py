@@ -198,6 +198,21 @@ def test_a_crash_shows_its_last_lines(
     assert "näher" in told.lines
 
 
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ReCoKDLib.errors import InputError
+    from ReCoKDLib.widgets import process
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(process, "write_job", full)
+    with pytest.raises(InputError, match="No space left on device.*Make room on the disk"):
+        run(two_blobs()[0])
+    assert list(temporary.iterdir()) == []
+
+
 def test_an_abandoned_run_is_silent(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None) -> None:
     made, told = run(two_blobs()[0])
     host.run_until(lambda: bool(told.fractions))

@@ -287,3 +287,56 @@ def test_what_does_not_fit_is_refused_when_it_is_built() -> None:
         Distiller(student, network(WIDE), loss, {"logits": WeightedLoss(entry.loss, -1.0)})
     with pytest.raises(ReCoKDError, match="between 0 and 1"):
         Distiller(student, network(WIDE), loss, {"logits": entry}, ramp=1.5)
+
+
+def test_the_teacher_labels_what_nobody_annotated() -> None:
+    """The losses' masks are then the teacher's own labels; the segmentation loss sees none of it."""
+    labels = plain_labels(2, ignore=True)
+    torch.manual_seed(0)
+    images, annotated = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 3, (2, 1, 16, 16, 16))
+    nobody = annotated.clone()
+    nobody[1] = 3
+
+    def made(fills: bool, loss: DistillationLoss) -> Distiller:
+        torch.manual_seed(1)
+        student, teacher = network(NARROW), network(WIDE)
+        return Distiller(
+            student, teacher, SegmentationLoss(labels, 2), {"seen": WeightedLoss(loss, 1.0)}, teacher_fills=fills
+        )
+
+    class Seen(DistillationLoss):
+        def forward(self, student: NetworkOutputs, teacher: NetworkOutputs, labels: Tensor) -> dict[str, Tensor]:
+            self.labels, self.logits = labels, teacher.logits
+            return {"nothing": student.logits[0].sum() * 0}
+
+    seen = Seen()
+    filling = made(True, seen)
+    filled = filling.training_loss(images, nobody, 1.0)
+    assert torch.equal(seen.labels[0], annotated[0])
+    assert torch.equal(seen.labels[1, 0], seen.logits[0][1].argmax(0))
+    plain = made(False, seen).training_loss(images, nobody, 1.0)
+    assert torch.equal(seen.labels, nobody)
+    assert torch.equal(filled.terms["segmentation"], plain.terms["segmentation"])
+    # Without voxels that nobody annotated the decoder of the teacher rests.
+    filling.training_loss(images, annotated, 1.0)
+    assert seen.logits == ()
+
+
+def test_voxels_that_nobody_annotated_have_no_segmentation_loss() -> None:
+    labels = plain_labels(2, ignore=True)
+    student = network(NARROW)
+    made = Distiller(student, None, SegmentationLoss(labels, 2))
+    images = torch.randn(2, 1, 16, 16, 16)
+    loss = made.training_loss(images, torch.full((2, 1, 16, 16, 16), 3), 1.0).total
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
+    assert all(p.grad is None or not p.grad.abs().max() > 1e-7 for p in student.parameters())
+
+
+def test_without_any_annotation_a_loss_on_logits_is_asked_for() -> None:
+    losses = {"reco": WeightedLoss(loss_named("reco"), 1.0)}
+    made = Distiller(network(NARROW), network(WIDE), SegmentationLoss(LABELS, 2), losses)
+    with pytest.raises(ReCoKDError, match="--losses reco=1,logits=1"):
+        made.require_logits_loss()
+    losses["logits"] = WeightedLoss(loss_named("logits"), 1.0)
+    Distiller(network(NARROW), network(WIDE), SegmentationLoss(LABELS, 2), losses).require_logits_loss()

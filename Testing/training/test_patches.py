@@ -13,7 +13,7 @@ from raw_dataset import make_raw_dataset
 from ReCoKDLib.labels import LabelSet
 from ReCoKDTrainingLib.augmentation import is_flat, source_patch_size
 from ReCoKDTrainingLib.cache import CachedCase, class_locations, preprocess_cases
-from ReCoKDTrainingLib.datasets import NnunetRawDataset
+from ReCoKDTrainingLib.datasets import NnunetRawDataset, open_datasets
 from ReCoKDTrainingLib.sampling import PatchDataset, cut, patch_start, seeded
 
 PLAN = small_plan(patch_size=(16, 16, 16))
@@ -172,3 +172,25 @@ def test_only_the_given_axes_are_mirrored(dataset: NnunetRawDataset, cached: tup
                 flipped += np.argwhere(labels == 1).mean(0) > np.argwhere(labels == 2).mean(0)
         assert (flipped[:2] == 0).all()
         assert (flipped[2] > 10) == (2 in allowed)
+
+
+def test_cases_that_nobody_annotated_are_ignored_throughout_and_weighted(tmp_path: Path) -> None:
+    folder = make_raw_dataset(tmp_path / "some", cases=4)
+    for number in (1, 2, 3):
+        (folder / "labelsTr" / f"blobs_{number:03d}.nii.gz").unlink()
+    dataset = open_datasets([folder])
+    ignore = dataset.label_set.ignore_label
+    assert ignore is not None
+    cases = preprocess_cases(dataset.cases, PLAN, dataset.label_set, tmp_path / "cache")
+    assert [case.labelled for case in cases] == [True, False, False, False]
+
+    def share(weight: float, augment: bool) -> float:
+        patches = PatchDataset(cases, PLAN, dataset.label_set, 0, 200, augment=augment, unlabelled_weight=weight)
+        targets = [patches[index][1] for index in range(40 if augment else 200)]
+        ignored = [bool(torch.eq(target, ignore).all()) for target in targets]
+        assert all(whole or not torch.eq(target, ignore).any() for target, whole in zip(targets, ignored, strict=True))
+        return float(np.mean(ignored))
+
+    assert share(1.0, augment=False) == pytest.approx(3 / 4, abs=0.1)
+    assert share(1 / 3, augment=False) == pytest.approx(1 / 2, abs=0.1)
+    assert 0 < share(1.0, augment=True) < 1

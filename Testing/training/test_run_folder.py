@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 from killed_runs import (
     checkpoint_is_being_written,
@@ -190,7 +191,7 @@ def test_tensorboard_events_can_be_read(run: Path) -> None:
     assert len(values) == len({(step, tag) for step, tag, _ in values})
     totals = [value for _, tag, value in values if tag == "total"]
     assert totals == pytest.approx([row["total"] for row in history])
-    assert any(DICE in tag for _, tag, _ in values)
+    assert (3, DICE) in {(step, tag) for step, tag, _ in values}
 
 
 def test_without_tensorboard_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,13 +227,17 @@ def test_changed_data_are_refused_unless_told(run: Path, dataset: Path, tmp_path
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     changed = Path(shutil.copytree(dataset, tmp_path / dataset.name))
     training = json.loads((run / "split.json").read_text())["train"]
-    for kind, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        shutil.copy(changed / kind / f"{training[1]}{ending}", changed / kind / f"{training[0]}{ending}")
+    image = str(changed / "imagesTr" / f"{training[0]}_0000.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(image) + 1, image)
     arguments = ["--config", str(run / "config.json"), "--dataset", str(changed), "--output", str(folder)]
     assert main([*arguments, "--resume"]) == 2
     assert f"data, {training[0]} was" in capsys.readouterr().err
     assert status(folder) == status(run)
+    made_with = json.loads((folder / "environment.json").read_text())
+    made_with["versions"]["torch"] = "1.0"
+    (folder / "environment.json").write_text(json.dumps(made_with))
     assert main([*arguments, "--resume-anyway"]) == 0
+    assert "another environment: versions, torch was '1.0'" in (folder / "log.txt").read_text()
     assert f"Goes on with other settings than the checkpoint's: data, {training[0]} was" in capsys.readouterr().out
 
 

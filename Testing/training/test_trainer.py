@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 import torch
@@ -291,12 +292,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     (kept,) = Checkpoints(tmp_path / "run").paths()
     good = kept.read_bytes()
 
-    def full(state: object, stream: BinaryIO) -> None:
-        stream.write(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ReCoKDError, match="could not be written.*--resume"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ReCoKDError, match="No space left on device.*--resume"):
         trainer.save()
     assert kept.read_bytes() == good
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]

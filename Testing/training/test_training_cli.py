@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,21 @@ def test_every_parameter_of_the_xml_is_an_argument() -> None:
     assert (arguments.width, arguments.resume, arguments.learningRate) == (3, True, 0.5)
     assert arguments.models == [Path("a"), Path("b")]
     assert (arguments.task, arguments.epochs, arguments.teacher) == ("distill", 1000, None)
+
+
+def test_a_clinician_sees_six_parameters_each_of_which_is_explained() -> None:
+    groups = list(ElementTree.parse(find_description()).getroot().iter("parameters"))
+    shown = [p for group in groups if group.get("advanced") != "true" for p in group if p.find("name") is not None]
+    assert [p.findtext("name") for p in shown] == ["task", "dataset", "output", "teacher", "epochs", "resume"]
+    for parameter in (p for group in groups for p in group if p.find("name") is not None):
+        name = parameter.findtext("name")
+        assert parameter.findtext("label"), name
+        assert len(parameter.findtext("description") or "") > 10, name
+        if parameter.tag not in ("file", "directory"):
+            assert parameter.find("default") is not None, name
+        if parameter.tag in ("integer", "double") and parameter.findtext("channel") != "output":
+            assert parameter.find("constraints/minimum") is not None, name
+            assert parameter.find("constraints/maximum") is not None, name
 
 
 @pytest.mark.parametrize(
@@ -141,6 +157,10 @@ def test_slicer_starts_the_script_and_reads_its_progress(raw_dataset: Path, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert "<filter-progress>1.0000</filter-progress>" in done.stdout
+    overall = [float(value) for value in re.findall(r"<filter-progress>([\d.]+)<", done.stdout)]
+    assert overall == sorted(overall), "the bar of the whole task never goes back"
+    assert "<filter-stage-progress>1.0000</filter-stage-progress>" in done.stdout
+    assert re.search(r"<filter-comment>Training: loss [\d.]+, gradient [\d.]+", done.stdout)
     assert "<filter-end>" in done.stdout
     # Slicer logs anything here as an error; what a busy machine may make libraries say there is not ours.
     assert "Traceback" not in done.stderr

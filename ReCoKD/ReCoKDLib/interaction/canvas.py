@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,50 +12,29 @@ from ..errors import InputError
 from ..image_io import label_array
 from ..labels import LabelSet
 from ..volume import Volume
-from .corrections import Box, Correction, LockedError, voxels_of
+from .candidates import candidates
+from .corrections import Correction, LockedError
 from .corrector import Corrector, Window
 from .evidence import Evidence
+from .memory import Memory
+from .placed import Placed, place
 
 Array = npt.NDArray[Any]
-Slices = tuple[slice, slice, slice]
-
-MAX_WINDOW_VOXELS = 150_000
-_BESIDE_MM = 10.0  # how far away the neighbours of a segment are looked for
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A correction on the grid: all that does not depend on the labels.
+class Before:
+    """What it takes to take a correction back.
 
     Attributes:
-        correction: As the user made it.
-        voxels: (n, 3) indices (k, j, i) that it speaks of.
-        allowed: (values,) which values they may have.
-        window: The only voxels that it may change or look at.
+        values: (n,) of the voxels that it changed.
+        support: (n,) how strongly earlier corrections spoke for those.
+        promise: (m,) what earlier corrections said of the voxels that it speaks of, see :class:`.memory.Memory`.
     """
 
-    correction: Correction
-    voxels: Array
-    allowed: Array
-    window: Slices
-
-    @property
-    def low(self) -> Array:
-        """(3,) first voxel of the window."""
-        return np.array([part.start for part in self.window])
-
-    @property
-    def limits(self) -> tuple[int, ...]:
-        """First voxels of the window, then one after the last."""
-        return (*(part.start for part in self.window), *(part.stop for part in self.window))
-
-
-def overlapping(placed: Placed, others: Sequence[Placed]) -> Array:
-    """(others,) whose windows have a voxel in common with this one's."""
-    limits = np.array([other.limits for other in others], dtype=np.intp).reshape(len(others), 6)
-    own = np.array(placed.limits)
-    shared: Array = np.all((limits[:, :3] < own[3:]) & (own[:3] < limits[:, 3:]), axis=1)
-    return shared
+    values: Array
+    support: Array
+    promise: Array
 
 
 @dataclass(frozen=True)
@@ -66,16 +44,13 @@ class Applied:
     Attributes:
         placed: The correction.
         changed: (3, n) indices (k, j, i) of the voxels that it changed.
-        before: (n,) their values before.
-        support: (n,) how strongly it spoke for the values they have now, in log-odds; a later correction must be
-            stronger to change them.
+        before: What was there before.
         refused: Why it could do nothing, in words; empty if it could.
     """
 
     placed: Placed
     changed: Array
-    before: Array
-    support: Array
+    before: Before
     refused: str = ""
 
 
@@ -111,7 +86,7 @@ class Canvas:
         self.array: Array = labels.array[0].astype(label_array(np.array([widest])).dtype, order="C", copy=True)
         self._code = np.full(widest + 1, -1, dtype=np.int16)
         self._code[self.evidence.values] = np.arange(len(self.evidence.values))
-        self._kji_to_mm = volume.ijk_to_ras[:3, :3][:, ::-1]
+        self._memory = Memory(volume.shape, len(self.evidence.values))
 
     def place(self, correction: Correction) -> Placed:
         """Find a correction's voxels and window.
@@ -119,179 +94,71 @@ class Canvas:
         Raises:
             InputError: A point lies outside the volume, or there is no such segment.
         """
-        allowed = self.evidence.allowed(correction.segment, correction.inside)
-        for name in correction.locked:
-            self.evidence.label_set.named(name)
-        voxels = voxels_of(correction, self.volume)
-        first, last = voxels.min(axis=0), voxels.max(axis=0)
-        margin = np.ceil(self.corrector.reach_mm * np.linalg.norm(np.linalg.inv(self._kji_to_mm), axis=1)).astype(int)
-        while (extent := np.prod(last - first + 1 + 2 * margin)) > MAX_WINDOW_VOXELS and margin.max() > 2:
-            margin = np.maximum(2, (margin * min(0.95, (MAX_WINDOW_VOXELS / extent) ** (1 / 3))).astype(int))
-        low, high = np.maximum(first - margin, 0), np.minimum(last + margin + 1, self.volume.shape)
-        a, b, c = (slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
-        return Placed(correction, voxels, allowed, (a, b, c))
+        return place(correction, self.volume, self.evidence, self.corrector.reach_mm)
 
-    def apply(self, placed: Placed, earlier: Sequence[Applied]) -> Applied:
-        """Change the labels by one correction, given all that were made before it, in their order."""
-        shared = overlapping(placed, [other.placed for other in earlier])
-        near = [earlier[index] for index in np.flatnonzero(shared).tolist()]
+    def apply(self, placed: Placed) -> Applied:
+        """Change the labels by one correction, given all in its window that were made before and not taken back."""
         window = placed.window
         codes = self._code[self.array[window]]
-        seeds = placed.voxels - placed.low
-        own = tuple(seeds.T)
-        possible = self._possible(placed, near, codes)
+        own = tuple(placed.local.T)
+        possible = candidates(placed, codes, self.volume, self.evidence, self._memory)
 
         index = possible.where
         gain = np.full(codes.shape, -np.inf, dtype=np.float32)
-        gain[index] = possible.gain - self._held(near, placed, codes.shape)[index]
+        gain[index] = possible.gain - self._memory.support(window)[index]
         wrong = np.isfinite(gain[own])
         if not wrong.any():
-            return _nothing(placed, self._refusal(placed, codes[own]))
-        seeds = seeds[wrong]
+            return self._applied(placed, np.zeros((3, 0), dtype=np.intp), np.zeros(0), np.zeros(0), codes[own])
+        seeds = placed.local[wrong]
         targets = np.zeros(codes.shape, dtype=np.int16)
         targets[index] = possible.target
         at = tuple(seeds.T)
         gain[~np.isin(targets, targets[at])] = -np.inf
+        fits = np.append(placed.allowed, False)[codes]
         support = self.corrector.support(
             Window(
                 image=self.volume.array[(slice(None), *window)],
                 gain=gain,
-                fits=np.append(placed.allowed, False)[codes],
+                fits=fits,
                 between=(codes > 0) & (targets > 0) & placed.correction.inside,
+                said=possible.said,
+                evident=self.evidence.tells(placed.correction.segment, window),
                 seeds=seeds,
                 spacing=self.volume.spacing,
             )
         )
         flips = gain + support > 0
         flips[at] = True
-        flips = _connected(flips, flips | np.append(placed.allowed, False)[codes], seeds)
+        flips = _connected(flips, flips | fits, seeds)
         local = np.nonzero(flips)
-        whole = tuple(axis + start for axis, start in zip(local, placed.low, strict=True))
-        before = self.array[whole]
-        self.array[whole] = self.evidence.values[targets[local]]
-        return Applied(placed, np.array(whole), before, support[local])
+        whole = np.array(local) + placed.low[:, None]
+        return self._applied(placed, whole, self.evidence.values[targets[local]], support[local])
 
     def take_back(self, applied: Applied) -> None:
         """Undo the last correction in a window."""
-        self.array[tuple(applied.changed)] = applied.before
+        changed, before = tuple(applied.changed), applied.before
+        self.array[changed] = before.values
+        self._memory.forget(applied.placed, before.promise, changed, before.support)
 
-    def _possible(self, placed: Placed, near: Sequence[Applied], codes: Array) -> _Possible:
-        """Which voxels of the window may change, to which value, and how probable that is."""
-        correction = placed.correction
-        may = self.evidence.keeping(correction.locked) & placed.allowed[None]  # (from, to)
-        may[placed.allowed] = False  # those that fit already
-        may = np.concatenate([np.asarray(may), np.zeros_like(may[:1])])  # code -1: a value that is not ours
-        # One mistake is one label in place of another: voxels that have a third label stay.
-        may[~np.isin(np.arange(len(may)), codes[tuple((placed.voxels - placed.low).T)])] = False
-        candidates: Array = np.any(may, axis=1)[codes]
-        if correction.box is not None:
-            candidates &= _in_box(correction.box, self.volume, placed)
-        where = np.nonzero(candidates)
-        present = codes[where]
-        targets = np.nonzero(may[np.unique(present)].any(axis=0))[0] if len(present) else np.zeros(0, dtype=int)
-        if not len(targets):
-            empty = np.zeros(0)
-            return _Possible((empty.astype(int),) * 3, empty, empty)
-        if not correction.inside:
-            targets = self._beside(placed, codes, targets)
-        choice = may[present][:, targets].T  # (targets, n)
-        rows, promised = self._promised(placed, near, codes.shape)
-        if len(rows):
-            at = np.searchsorted(rows, np.ravel_multi_index(where, codes.shape))
-            at = np.where(at < len(rows), at, 0)
-            kept = rows[at] == np.ravel_multi_index(where, codes.shape)
-            choice = choice & (promised[at][:, targets].T | ~kept)
-        some = choice.any(axis=0)
-        where = (where[0][some], where[1][some], where[2][some])
-        present, choice = present[some], choice[:, some]
-        place = (where[0] + placed.low[0], where[1] + placed.low[1], where[2] + placed.low[2])
-        score = np.where(choice, self.evidence.log_probability(targets, place, present), -np.inf)
-        best = score.argmax(axis=0) if len(present) else np.zeros(0, dtype=int)
-        gain = score.max(axis=0, initial=-np.inf)
-        for code in np.unique(present):
-            those = present == code
-            spots = (place[0][those], place[1][those], place[2][those])
-            gain[those] -= self.evidence.log_probability(np.array([code]), spots, present[those])[0]
-        return _Possible(where, targets[best], gain)
-
-    def _beside(self, placed: Placed, codes: Array, targets: Array) -> Array:
-        """Of the values that may take a segment's place, background and those next to the correction.
-
-        Else the next most probable label could become an island in the middle of nowhere.
-        """
-        from scipy.ndimage import distance_transform_edt
-
-        local = placed.voxels - placed.low
-        margin = np.ceil(_BESIDE_MM / np.array(self.volume.spacing)).astype(int)
-        low, high = np.maximum(local.min(axis=0) - margin, 0), local.max(axis=0) + margin + 1
-        around = codes[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
-        away = np.ones(around.shape, dtype=bool)
-        away[tuple((local - low).T)] = False
-        distance = distance_transform_edt(away, sampling=self.volume.spacing)
-        fits = np.append(placed.allowed, False)[around]
-        near = fits & (distance <= distance[fits].min(initial=np.inf) + 1.5 * max(self.volume.spacing))
-        chosen: Array = targets[np.isin(targets, [0, *np.unique(around[near])])]
-        return chosen if len(chosen) else targets
-
-    def _promised(self, placed: Placed, near: Sequence[Applied], shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """The voxels of the window that corrections speak of and the values left to them; the later wins.
-
-        Returns:
-            Flat indices in the window, ascending, and (n, values) booleans.
-        """
-        said = []
-        for other in [*(applied.placed for applied in near), placed]:
-            local = other.voxels - placed.low
-            fits = ((local >= 0) & (local < shape)).all(axis=1)
-            if fits.any():
-                said.append((np.ravel_multi_index(tuple(local[fits].T), shape), other.allowed))
-        rows = np.unique(np.concatenate([voxels for voxels, _ in said]))
-        left = np.ones((len(rows), len(placed.allowed)), dtype=bool)
-        for voxels, allowed in said:
-            at = np.searchsorted(rows, voxels)
-            both = left[at] & allowed
-            left[at] = np.where(both.any(axis=1, keepdims=True), both, allowed)
-        return rows, left
-
-    def _held(self, near: Sequence[Applied], placed: Placed, shape: tuple[int, ...]) -> Array:
-        """How strongly earlier corrections speak for the values that the window's voxels have."""
-        held = np.zeros(shape, dtype=np.float32)
-        low = placed.low[:, None]
-        for other in near:
-            local = other.changed - low
-            fits = ((local >= 0) & (local < np.array(shape)[:, None])).all(axis=0)
-            held[tuple(local[:, fits])] = other.support[fits]
-        return held
+    def _applied(
+        self, placed: Placed, changed: Array, values: Array, support: Array, refused: Array | None = None
+    ) -> Applied:
+        """Write what a correction changes; ``refused`` are the numbers of its voxels' values if it could not."""
+        where = tuple(changed)
+        before = Before(self.array[where], self._memory.hold(where, support), self._memory.promise(placed))
+        self.array[where] = values
+        return Applied(placed, changed, before, "" if refused is None else self._refusal(placed, refused))
 
     def _refusal(self, placed: Placed, codes: Array) -> str:
         """Why none of a correction's own voxels can change; empty if they need not."""
         correction = placed.correction
         what = f"The {type(correction).__name__.lower()} for {correction.segment!r}"
-        if (
-            correction.box is not None
-            and not _in_box(correction.box, self.volume, placed)[tuple((placed.voxels - placed.low).T)].any()
-        ):
+        in_box = np.broadcast_to(placed.in_box(self.volume), [part.stop - part.start for part in placed.window])
+        if not in_box[tuple(placed.local.T)].any():
             return f"{what} lies outside the box that limits the change. Move it into the box, or remove the box."
         if (codes >= 0).any() and placed.allowed[codes[codes >= 0]].all():
             return ""
         return f"{what} lies in a locked segment, or would change one. Unlock it first."
-
-
-@dataclass(frozen=True)
-class _Possible:
-    where: tuple[Array, Array, Array]
-    target: Array
-    gain: Array
-
-
-def _in_box(box: Box, volume: Volume, placed: Placed) -> Array:
-    k, j, i = np.ogrid[placed.window]
-    return box.contains(volume.ijk_to_ras, (k, j, i))
-
-
-def _nothing(placed: Placed, refused: str) -> Applied:
-    none = np.zeros(0, dtype=np.intp)
-    return Applied(placed, np.zeros((3, 0), dtype=np.intp), none, none, refused)
 
 
 def _connected(flips: Array, through: Array, seeds: Array) -> Array:

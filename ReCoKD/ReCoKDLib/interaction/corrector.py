@@ -21,6 +21,9 @@ class Window:
             where the voxel may not change, as it has the label already, or another one than the corrected voxels.
         fits: (k, j, i) bool: which voxels have the asked-for label already.
         between: (k, j, i) bool: which voxels are said to belong to another structure than the present one.
+        said: (k, j, i) int8: 1 where this or an earlier correction says that a voxel is as is asked for, -1 where one
+            says that it is not, 0 elsewhere.
+        evident: Whether the student's probabilities tell voxels apart.
         seeds: (n, 3) indices in the window of the voxels that the correction speaks of and that must change.
         spacing: Voxel size along (k, j, i), mm.
     """
@@ -29,6 +32,8 @@ class Window:
     gain: Array
     fits: Array
     between: Array
+    said: Array
+    evident: bool
     seeds: Array
     spacing: tuple[float, float, float]
 
@@ -81,16 +86,17 @@ class BorderLayer:
         """See :class:`Corrector`."""
         from scipy.ndimage import distance_transform_edt
 
-        near = self._near(window)
+        sigma = self.sigma_between_mm if window.between[tuple(window.seeds.T)].any() else self.sigma_mm
+        near = around(window, 3 * max(sigma, 1.5 * max(window.spacing)))
         gain, seeds = window.gain[near], window.seeds - [part.start for part in near]
         at = tuple(seeds.T)
         away = np.ones(gain.shape, dtype=bool)
         away[at] = False
         distance = distance_transform_edt(away, sampling=window.spacing)
         least = max(self.sigma_mm, 1.5 * max(window.spacing))
-        sigma = np.where(window.between[near], max(least, self.sigma_between_mm), least)
+        sigmas = np.where(window.between[near], max(least, self.sigma_between_mm), least)
         strength = max(0.0, self.margin - float(np.median(gain[at])))
-        push = strength * np.exp(-0.5 * (distance / sigma) ** 2)
+        push = strength * np.exp(-0.5 * (distance / sigmas) ** 2)
         fits = window.fits[near]
         if fits.any():
             depth = distance_transform_edt(~fits, sampling=window.spacing)
@@ -100,11 +106,18 @@ class BorderLayer:
         support[tuple(window.seeds.T)] = strength
         return support
 
-    def _near(self, window: Window) -> tuple[slice, ...]:
-        """The part of the window in which the Gaussian counts."""
-        sigma = self.sigma_between_mm if window.between[tuple(window.seeds.T)].any() else self.sigma_mm
-        margin = [int(np.ceil(3 * max(sigma, 1.5 * max(window.spacing)) / mm)) for mm in window.spacing]
-        return tuple(
-            slice(max(0, int(low) - more), int(high) + more + 1)
-            for low, high, more in zip(window.seeds.min(axis=0), window.seeds.max(axis=0), margin, strict=True)
+
+def unit(window: Window) -> float:
+    """What distances are counted in, mm: 1, or the longest edge of a voxel."""
+    return max(1.0, *window.spacing)
+
+
+def around(window: Window, reach_mm: float, more: int = 0) -> tuple[slice, ...]:
+    """The part of a window that lies no further from the correction than this, and so many voxels beyond."""
+    margin = [int(np.ceil(reach_mm / mm)) + more for mm in window.spacing]
+    return tuple(
+        slice(max(0, int(low) - far), min(int(high) + far + 1, size))
+        for low, high, far, size in zip(
+            window.seeds.min(axis=0), window.seeds.max(axis=0), margin, window.gain.shape, strict=True
         )
+    )

@@ -15,6 +15,7 @@ Array = npt.NDArray[Any]
 
 _FROM_LABELS = 0.95  # how sure a label map is where there is no probability
 _FLOOR = 1e-4  # no probability counts as less
+_NO_IDEA = 0.02  # a student that gives a segment no more anywhere near says nothing about where it is
 # Networks are surer than they are right: log-probabilities count as much less (a temperature of 2.5).
 _TRUST = 0.4
 
@@ -67,6 +68,11 @@ class Evidence:
         parts = self.member[:, columns]
         same: Array = (parts[:, None] == parts[None]).all(axis=2)
         return same
+
+    def tells(self, segment: str, window: tuple[slice, slice, slice]) -> bool:
+        """Whether the student's probabilities say anything about where a segment is, in a part of the volume."""
+        head = self.label_set.segments.index(self.label_set.named(segment)) + (not self.label_set.has_regions)
+        return self._heads is not None and head < self._known and bool(self._heads[head][window].max() > _NO_IDEA)
 
     def log_probability(self, codes: Array, where: tuple[Array, Array, Array], present: Array) -> Array:
         """(codes, n) float32 of values at voxels.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .corrector import BorderLayer, Corrector, Window
+from .corrector import BorderLayer, Corrector, Window, around, unit
+from .image_edges import ImageEdges
 
 Array = npt.NDArray[Any]
 
@@ -44,14 +45,15 @@ class FittedLayer:
     on the whole side that faces the same way, hardly on the other. Nothing is asked of the kind of structure or of
     student but log-odds, distances, and which way borders face, so that the weights serve others, too.
 
-    Where there is no border to move (an empty result, a lost class, a click far from the segment), or no evidence that
-    tells voxels apart, another corrector is asked.
+    Where there is no border to move (an empty result, a lost class, a click far from the segment) another corrector is
+    asked, and another one yet where the student says nothing about the segment.
 
     Attributes:
         reach_mm: As in :class:`.corrector.Corrector`.
-        reach: No voxel further from the correction changes; in :func:`unit`.
-        deepest: The border must be as near to the correction; in :func:`unit`.
-        otherwise: The other corrector.
+        reach: No voxel further from the correction changes; in :func:`.corrector.unit`.
+        deepest: The border must be as near to the correction; in :func:`.corrector.unit`.
+        otherwise: The corrector where there is no border.
+        unknown: The corrector for segments of which no student says anything.
         weights: Log-odds for one unit of each of :func:`features`.
     """
 
@@ -59,10 +61,13 @@ class FittedLayer:
     reach: float = 14.0
     deepest: float = 6.0
     otherwise: Corrector = field(default_factory=BorderLayer)
+    unknown: Corrector = field(default_factory=ImageEdges)
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
 
     def support(self, window: Window) -> Array:
         """See :class:`.corrector.Corrector`."""
+        if not window.evident:
+            return self.unknown.support(window)
         near = self.near(window)
         gain = window.gain[near]
         may = np.isfinite(gain)
@@ -81,16 +86,7 @@ class FittedLayer:
 
     def near(self, window: Window) -> tuple[slice, ...]:
         """The part of the window that is looked at."""
-        margin = [int(np.ceil(self.reach * unit(window) / mm)) + _MARGIN for mm in window.spacing]
-        return tuple(
-            slice(max(0, int(low) - more), int(high) + more + 1)
-            for low, high, more in zip(window.seeds.min(axis=0), window.seeds.max(axis=0), margin, strict=True)
-        )
-
-
-def unit(window: Window) -> float:
-    """What distances are counted in, mm: 1, or the longest edge of a voxel."""
-    return max(1.0, *window.spacing)
+        return around(window, self.reach * unit(window), _MARGIN)
 
 
 def features(window: Window, near: tuple[slice, ...]) -> dict[str, Array]:

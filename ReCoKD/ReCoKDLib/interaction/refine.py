@@ -10,10 +10,11 @@ import numpy as np
 from ..errors import Cancelled
 from ..labels import LabelSet
 from ..volume import Volume
-from .canvas import Applied, Canvas, Slices, require_effect
+from .canvas import Canvas, require_effect
 from .corrections import Box, Correction
 from .corrector import Corrector
 from .fitted import FittedLayer
+from .placed import Slices
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,10 @@ def refine(
     """
     canvas = Canvas(volume, labels, label_set, probabilities, corrector or FittedLayer())
     placed = [canvas.place(limited(correction, locked, box)) for correction in corrections]
-    done: list[Applied] = []
     for each in placed:
         if cancelled is not None and cancelled():
             raise Cancelled("Cancelled. Nothing was changed.")
-        done.append(require_effect(canvas.apply(each, done)))
+        require_effect(canvas.apply(each))
     differs = canvas.array != labels.array[0]
     return RefineResult(labels.with_array(canvas.array[None]), bounds(differs), int(differs.sum()))
 

@@ -10,10 +10,11 @@ import numpy as np
 from ..errors import InputError
 from ..labels import LabelSet
 from ..volume import Volume
-from .canvas import Applied, Canvas, Placed, Slices, overlapping, require_effect
+from .canvas import Applied, Canvas, require_effect
 from .corrections import Box, Correction
 from .corrector import Corrector
 from .fitted import FittedLayer
+from .placed import Placed, Slices, overlapping
 from .refine import limited
 
 
@@ -220,9 +221,9 @@ class RefineSession:
             self._canvas.take_back(applied)
         done = self._done[:start]
         for placed in fresh:
-            done.append(self._canvas.apply(placed, done))
+            done.append(self._canvas.apply(placed))
         for applied, affected in zip(kept, again, strict=True):
-            done.append(self._canvas.apply(applied.placed, done) if affected else applied)
+            done.append(self._canvas.apply(applied.placed) if affected else applied)
         before, self._done = self._done, done
         return self._touched(before, done)
 

@@ -6,7 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..interaction.corrections import Click, Correction, Stroke
 from .clicks import Mark, remove_mark
+
+
+def correction(
+    segment: str, points: Sequence[tuple[float, float, float]], inside: bool, radius_mm: float
+) -> Correction:
+    """What the mouse said: one point (RAS, mm) is a click, several are a stroke with this radius.
+
+    Raises:
+        CorrectionError: There is no point, or there are too many.
+    """
+    if len(points) == 1:
+        return Click(points[0], segment, inside)
+    return Stroke(tuple(points), radius_mm, segment, inside)
 
 
 class Correcting:
@@ -48,13 +62,7 @@ class Correcting:
         Raises:
             ReCoKDError: It cannot be carried out; nothing was changed.
         """
-        from ..interaction.corrections import Click, Stroke
-
-        said = (
-            Click(points[0], segment_id, inside)
-            if len(points) == 1
-            else Stroke(tuple(points), radius, segment_id, inside)
-        )
+        said = correction(segment_id, points, inside, radius)
         with self._unwatched():
             return self._logic.refine(self.node, [said])
 

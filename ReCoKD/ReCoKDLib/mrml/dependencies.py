@@ -23,6 +23,7 @@ KEPT = ("numpy", "SimpleITK", "vtk", "torch", "torchvision")
 SIZES = {
     "torch": "0.2 GB, with support for NVIDIA graphics cards 2 to 3 GB",
     "dynamic-network-architectures": "below 1 MB",
+    "matplotlib": "20 MB",
     "safetensors": "below 1 MB",
     "scikit-image": "15 MB",
     "scipy": "40 MB",

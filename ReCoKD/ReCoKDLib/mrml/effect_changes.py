@@ -1,10 +1,11 @@
-"""What a student's run, or a click, would change in one segment, as images for Slicer's Segment Editor.
+"""What a student's run, a click or a stroke would change in one segment, as images for Slicer's Segment Editor.
 
 The editor itself then changes the segment, so that its masking, its overwrite mode and its undo hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..interaction.corrections import Click, LockedError
+from ..interaction.corrections import LockedError, Stroke
 from ..interaction.corrector import BorderLayer
 from ..labels import LabelSet, Segment
 from ..segment import SegmentationResult
 from ..table import segment_mask
 from ..volume import Volume
+from .correcting import correction
 from .host import ensure_slicer
 from .record import locked_ids
 from .volumes import volume_from_node, world_from_node
@@ -63,34 +65,38 @@ def run_change(result: SegmentationResult, name: str, segmentation_node: Any, se
     return _on_grid_of(blank, mask, result.labels, segmentation_node)
 
 
-def click_change(
+def correction_change(
     volume_node: Any,
     segmentation_node: Any,
     segment_id: str,
-    point: Point,
+    points: Sequence[Point],
     inside: bool,
+    radius_mm: float,
     blank: Any,
     found: tuple[SegmentationResult, str] | None = None,
 ) -> EditorChange:
-    """What a click would change, near it.
+    """What a click or a stroke would change, near it.
 
     Args:
         volume_node: The editor's source volume.
         segmentation_node: What is edited.
         segment_id: The selected segment.
-        point: RAS of the world, mm.
-        inside: Whether the point belongs to the segment.
+        points: RAS of the world, mm; one is a click, several are a stroke.
+        inside: Whether they belong to the segment.
+        radius_mm: Of a stroke.
         blank: As in :func:`run_change`.
         found: A run's result with probabilities, and the name of the structure that the segment stands for.
 
     Raises:
-        OutsideVolumeError: The point lies outside the volume.
+        OutsideVolumeError: A point lies outside the volume.
         LockedError: The segment is locked.
+        CorrectionError: The stroke has too many points.
     """
     from ..interaction.session import RefineSession
 
     whole = volume_from_node(volume_node)
-    block = _around(whole, point)
+    said = correction(_NAME, points, inside, radius_mm)
+    block = _around(whole, points, radius_mm if isinstance(said, Stroke) else 0.0)
     volume = whole.cropped(block)
     free = ~_locked(segmentation_node, segment_id, volume)
     before = read_labels(segmentation_node, [(segment_id, 1)], volume) > 0
@@ -101,7 +107,7 @@ def click_change(
         label_set,
         probabilities=None if found is None else _probabilities(*found, whole, block),
     )
-    session.change([Click(point, _NAME, inside)])
+    session.change([said])
     after = session.labels.array[0] == 1
     added, removed = after & ~before & free, before & ~after
     return EditorChange(
@@ -111,13 +117,13 @@ def click_change(
     )
 
 
-def _around(volume: Volume, point: Point) -> tuple[slice, slice, slice]:
-    """The part of a volume that a click may look at."""
+def _around(volume: Volume, points: Sequence[Point], radius_mm: float) -> tuple[slice, slice, slice]:
+    """The part of a volume that a correction may look at."""
     to_ijk = np.linalg.inv(volume.ijk_to_ras)
-    centre = (to_ijk @ np.array([*point, 1.0]))[2::-1]
-    reach = 2 + BorderLayer().reach_mm * np.linalg.norm(to_ijk[:3, :3], axis=1)[::-1]
-    low = np.clip(np.floor(centre - reach), 0, np.array(volume.shape) - 1).astype(int)
-    high = np.clip(np.ceil(centre + reach) + 1, low + 1, volume.shape).astype(int)
+    places = (np.array(points) @ to_ijk[:3, :3].T + to_ijk[:3, 3])[:, ::-1]
+    reach = 2 + (BorderLayer().reach_mm + radius_mm) * np.linalg.norm(to_ijk[:3, :3], axis=1)[::-1]
+    low = np.clip(np.floor(places.min(axis=0) - reach), 0, np.array(volume.shape) - 1).astype(int)
+    high = np.clip(np.ceil(places.max(axis=0) + reach) + 1, low + 1, volume.shape).astype(int)
     k, j, i = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     return k, j, i
 

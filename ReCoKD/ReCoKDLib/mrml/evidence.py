@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from ..labels import LabelSet
 from ..table import segment_mask
 from ..volume import Volume
 from .record import Record, Slices
+
+if TYPE_CHECKING:
+    from ..package import ModelPackage
 
 # Of half-precision numbers. With many classes in a large volume the student's answer would fill the memory; corrections
 # then go by the labels and the image alone. It depends on nothing but the volume and the student, so that a reopened
@@ -28,19 +32,35 @@ def can_be_kept(shape: tuple[int, int, int], heads: int) -> bool:
     return 2 * heads * int(np.prod(shape)) <= MOST_BYTES
 
 
-def probabilities_again(record: Record, seen: Volume, cancelled: Callable[[], bool] | None = None) -> Volume | None:
-    """What the student that a record names says of a volume; None, with a warning in the log, without the student.
+@dataclass(frozen=True)
+class Question:
+    """What a student is to be asked again: a run of :func:`ReCoKDLib.segment.segment`.
+
+    Attributes:
+        volume: The part that it saw, all channels, in world coordinates.
+        package: The student.
+        options: Of the function; what JSON can write.
+    """
+
+    volume: Volume
+    package: ModelPackage
+    options: Mapping[str, Any]
+
+
+def question_of(record: Record, seen: Callable[[], Volume]) -> Question | None:
+    """What to ask the student that a record names; None, with a warning in the log, where it cannot be asked.
 
     Args:
         record: Of the segmentation.
-        seen: All channels in world coordinates, the part that the student saw.
-        cancelled: Asked between tiles.
+        seen: Gives ``Question.volume``; called only if it is needed.
     """
-    from ..segment import segment
     from ..students import find_student
 
     names = [known.name for known in record.segments[: record.from_student]]
-    if not record.student or not can_be_kept(seen.shape, len(names) + (0 if record.has_regions else 1)):
+    if not record.student:
+        return None
+    volume = seen()
+    if not can_be_kept(volume.shape, len(names) + (0 if record.has_regions else 1)):
         return None
     try:
         package = find_student(record.student)
@@ -54,9 +74,18 @@ def probabilities_again(record: Record, seen: Volume, cancelled: Callable[[], bo
             record.student,
         )
         return None
+    return Question(volume, package, {"labels": names, "mirroring": record.mirroring, "probabilities": True})
+
+
+def probabilities_again(record: Record, seen: Callable[[], Volume]) -> Volume | None:
+    """What the student says of a volume, asked here and now; None where it cannot be asked. See :func:`question_of`."""
+    from ..segment import segment
+
+    question = question_of(record, seen)
+    if question is None:
+        return None
     logging.info("ReCoKD: the student %s looks at the volume again, once.", record.student)
-    result = segment(seen, package, labels=names, mirroring=record.mirroring, probabilities=True, cancelled=cancelled)
-    return result.probabilities
+    return segment(question.volume, question.package, **question.options).probabilities
 
 
 def on_whole_grid(

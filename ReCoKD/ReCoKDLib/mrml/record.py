@@ -264,6 +264,18 @@ def slices_from_part(part: tuple[Point, Point], volume: Volume) -> Slices:
     return k, j, i
 
 
+def seen_part(record: Record, volume: Volume) -> Slices:
+    """The block (k, j, i) that the student saw; all of ``volume``, in its own coordinates, where nothing limited it.
+
+    Raises:
+        InputError: The volume has no such voxels any more.
+    """
+    if record.part is not None:
+        return slices_from_part(record.part, volume)
+    k, j, i = (slice(0, n) for n in volume.shape)
+    return k, j, i
+
+
 def _point(values: Sequence[float]) -> Point:
     r, a, s = (float(value) for value in values)
     return r, a, s

@@ -17,9 +17,9 @@ from ..students import find_student
 from ..table import segment_mask
 from ..volume import Volume
 from .evidence import can_be_kept
+from .first_result import forget_first
 from .host import ensure_slicer
 from .record import Known, Record, Slices, locked_ids, part_from_slices, set_volume_nodes, write_record
-from .refining import forget_first
 from .roi import bounding_voxels, box_from_node, voxels_inside
 from .segmentations import ensure_segments, prepare_node, segmentation_to_node
 from .sessions import run_ended

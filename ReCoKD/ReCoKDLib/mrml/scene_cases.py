@@ -89,11 +89,7 @@ def find_scene_cases(
     for node in found.segmentations:
         rows = [row for row in pairings if row.segmentation == node.GetName()]
         try:
-            if rows:
-                volumes = [found.volume_named(name) for name in rows[0].volumes]
-            else:
-                volumes = found.channels(found.volume_of(node), node, channels)
-            problem = ""
+            volumes, problem = found.case_volumes(node, channels, rows), ""
         except DatasetError as error:
             volumes, problem = [], str(error)
         used |= {volume.GetID() for volume in volumes}
@@ -194,9 +190,19 @@ class _Scene:
             )
         return found[0]
 
-    def volume_of(self, segmentation: Any) -> Any:
+    def case_volumes(self, segmentation: Any, channels: Sequence[str], rows: Sequence[Pairing]) -> list[Any]:
+        if rows:
+            return [self.volume_named(name) for name in rows[0].volumes]
+        return self.channels(segmentation, channels)
+
+    def reference_of(self, segmentation: Any) -> Any:
+        """The volume that a segmentation was made on, or None."""
         reference = segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
-        if reference is not None and reference in self.volumes:
+        return reference if reference is not None and reference in self.volumes else None
+
+    def volume_of(self, segmentation: Any) -> Any:
+        reference = self.reference_of(segmentation)
+        if reference is not None:
             return reference
         if self.is_study(segmentation):
             beside = [volume for volume in self.volumes if self.group(volume) == self.group(segmentation)]
@@ -214,11 +220,12 @@ class _Scene:
             "(--pairing)."
         )
 
-    def channels(self, volume: Any, segmentation: Any, names: Sequence[str]) -> list[Any]:
-        """The volumes of a case by channel; one volume is its only channel."""
+    def channels(self, segmentation: Any, names: Sequence[str]) -> list[Any]:
+        """The volumes of a segmentation's case by channel."""
         if len(names) < 2:
-            return [volume]
-        group = self.group(volume) if self.is_study(volume) else self.group(segmentation)
+            return [self.volume_of(segmentation)]
+        reference = self.reference_of(segmentation)
+        group = self.group(segmentation if reference is None else reference)
         candidates = [v for v in self.volumes if self.group(v) == group]
         return [self._channel(name, candidates) for name in names]
 

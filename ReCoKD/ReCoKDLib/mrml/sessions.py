@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
 from ..volume import Volume
+from .evidence import Question, question_of
 from .host import ensure_slicer
-from .record import FIRST_ROLE
+from .record import FIRST_ROLE, read_record, seen_part, volume_nodes
 from .refining import Refining
+from .volumes import ijk_to_node, volume_from_nodes
 
 # By node id, for all logics of the process: a new ReCoKDLogic in the console goes on where the panel's was.
 _probabilities: dict[str, Volume] = {}
@@ -35,8 +38,33 @@ def refining(segmentation_node: Any) -> Refining:
     return found
 
 
+def open_question(segmentation_node: Any) -> Question | None:
+    """What a student has to be asked before a segmentation can be corrected; None if nothing.
+
+    After a scene was reopened, or the volume changed, nobody knows any more how sure the student was. :func:`refining`
+    would ask it here, which takes as long as a run; who does not want to wait asks it elsewhere, and gives the answer
+    to :func:`run_ended` first.
+
+    Raises:
+        InputError: The volume is not the one that was segmented, or is under a warp.
+    """
+    key = segmentation_node.GetID()
+    session = _open.get(key)
+    known = session is not None and session.node is segmentation_node and session.is_current
+    nodes = volume_nodes(segmentation_node)
+    if known or key in _probabilities or not nodes:
+        return None
+    record = read_record(segmentation_node)
+
+    def seen() -> Volume:
+        world = volume_from_nodes(nodes)
+        return world.cropped(seen_part(record, replace(world, ijk_to_ras=ijk_to_node(nodes[0]))))
+
+    return question_of(record, seen)
+
+
 def run_ended(segmentation_node: Any, probabilities: Volume | None) -> None:
-    """A student has just made this segmentation: corrections begin anew."""
+    """A student has just said this of a segmentation's volume: corrections begin anew."""
     _observe(ensure_slicer())
     key = segmentation_node.GetID()
     _open.pop(key, None)

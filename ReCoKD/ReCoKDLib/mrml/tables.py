@@ -79,7 +79,7 @@ def volume_table(segmentation_node: Any, table_node: Any = None) -> Any:
             column.SetName(name)
             node.AddColumn(column)
         node.SetColumnUnitLabel(COLUMNS[2], "ml")
-        node.SetUseColumnNameAsColumnHeader(True)
+        node.SetUseColumnTitleAsColumnHeader(True)
     finally:
         node.EndModify(modified)
     return node

@@ -31,14 +31,75 @@ class View:
     can_draw: bool = True
 
 
-class ViewClicks:
-    """Watches views: Ctrl+click is inside, Ctrl+Shift+click outside; dragging draws a stroke where that is wanted.
+class Pointer:
+    """What the mouse says in views: Ctrl+click is inside, Ctrl+Shift+click outside; a drag draws where that is wanted.
 
     Args:
-        views: As of :func:`layout_views`.
         on_points: Called with the points (one of a click), and whether they are inside.
         stroke: Asked whether the mouse draws: None for single points, else whether what it draws without a modifier is
             inside (with one, the modifier tells).
+    """
+
+    def __init__(self, on_points: Callable[[list[Point], bool], None], stroke: Callable[[], bool | None]) -> None:
+        self._on_points = on_points
+        self._stroke = stroke
+        self._drawn: list[Point] | None = None
+        self._inside = True
+        self._last = (0, 0)
+
+    def pressed(self, view: View) -> bool:
+        """The left button was pressed; returns whether that is ours, as do the others."""
+        control, shift = view.interactor.GetControlKey(), view.interactor.GetShiftKey()
+        drawing = self._stroke()
+        if not control and (drawing is None or shift or not view.can_draw):
+            return False
+        x, y = view.interactor.GetEventPosition()
+        place = view.to_world(x, y)
+        if place is None:
+            return False
+        self._inside = not shift if control else bool(drawing)
+        self._last = (x, y)
+        self._drawn = [place]
+        if drawing is None or not view.can_draw:
+            # At once, not when the button is let go: a click feels slow otherwise.
+            self._finish()
+            self._drawn = []
+        return True
+
+    def moved(self, view: View) -> bool:
+        """The mouse was moved."""
+        if self._drawn is None:
+            return False
+        x, y = view.interactor.GetEventPosition()
+        if self._drawn and max(abs(x - self._last[0]), abs(y - self._last[1])) >= _STEP_PIXELS:
+            place = view.to_world(x, y)
+            if place is not None:
+                self._drawn.append(place)
+                self._last = (x, y)
+        return True
+
+    def released(self, view: View) -> bool:
+        """The left button was let go."""
+        if self._drawn is None:
+            return False
+        if self._drawn:
+            self._finish()
+        self._drawn = None
+        return True
+
+    def _finish(self) -> None:
+        points = self._drawn or []
+        self._drawn = None
+        self._on_points(points, self._inside)
+
+
+class ViewClicks(Pointer):
+    """Watches views.
+
+    Args:
+        views: As of :func:`layout_views`.
+        on_points: As of :class:`Pointer`.
+        stroke: As of :class:`Pointer`.
     """
 
     def __init__(
@@ -47,17 +108,13 @@ class ViewClicks:
         on_points: Callable[[list[Point], bool], None],
         stroke: Callable[[], bool | None],
     ) -> None:
-        self._on_points = on_points
-        self._stroke = stroke
-        self._drawn: list[Point] | None = None
-        self._inside = True
-        self._last = (0, 0)
+        super().__init__(on_points, stroke)
         self._observations: list[tuple[Any, int]] = []
         for view in views:
             for event, function in (
-                ("LeftButtonPressEvent", self._pressed),
-                ("MouseMoveEvent", self._moved),
-                ("LeftButtonReleaseEvent", self._released),
+                ("LeftButtonPressEvent", self.pressed),
+                ("MouseMoveEvent", self.moved),
+                ("LeftButtonReleaseEvent", self.released),
             ):
                 self._observe(view, event, function)
 
@@ -76,48 +133,6 @@ class ViewClicks:
 
         tags.append(view.interactor.AddObserver(event, heard, _PRIORITY))
         self._observations.append((view.interactor, tags[0]))
-
-    def _pressed(self, view: View) -> bool:
-        control, shift = view.interactor.GetControlKey(), view.interactor.GetShiftKey()
-        drawing = self._stroke()
-        if not control and (drawing is None or shift or not view.can_draw):
-            return False
-        x, y = view.interactor.GetEventPosition()
-        place = view.to_world(x, y)
-        if place is None:
-            return False
-        self._inside = not shift if control else bool(drawing)
-        self._last = (x, y)
-        self._drawn = [place]
-        if drawing is None or not view.can_draw:
-            # At once, not when the button is let go: a click feels slow otherwise.
-            self._finish()
-            self._drawn = []
-        return True
-
-    def _moved(self, view: View) -> bool:
-        if self._drawn is None:
-            return False
-        x, y = view.interactor.GetEventPosition()
-        if self._drawn and max(abs(x - self._last[0]), abs(y - self._last[1])) >= _STEP_PIXELS:
-            place = view.to_world(x, y)
-            if place is not None:
-                self._drawn.append(place)
-                self._last = (x, y)
-        return True
-
-    def _released(self, view: View) -> bool:
-        if self._drawn is None:
-            return False
-        if self._drawn:
-            self._finish()
-        self._drawn = None
-        return True
-
-    def _finish(self) -> None:
-        points = self._drawn or []
-        self._drawn = None
-        self._on_points(points, self._inside)
 
 
 def layout_views(segmentation: Callable[[], Any]) -> list[View]:

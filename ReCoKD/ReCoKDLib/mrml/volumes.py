@@ -122,6 +122,12 @@ def world_from_node(node: Any) -> Matrix:
     return numpy_matrix(matrix)
 
 
+def moved(points: npt.NDArray[np.float64], matrix: Matrix) -> npt.NDArray[np.float64]:
+    """(n, 3) points after a (4, 4) affine transform."""
+    places: npt.NDArray[np.float64] = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return places
+
+
 def numpy_matrix(matrix: Any) -> Matrix:
     """A ``vtkMatrix4x4`` as a (4, 4) array."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])

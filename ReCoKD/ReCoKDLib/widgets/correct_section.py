@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import qt
@@ -182,8 +182,8 @@ class CorrectSection(Section):
             stop_placing()
             return
         try:
-            self._open()
-            place_points(self.logic.clickNode(self.panel.segmentation, self._segment_id(), inside))
+            segment = self._segment_id()
+            self._opened(lambda: place_points(self.logic.clickNode(self.panel.segmentation, segment, inside)))
         except Exception:
             self._disarm()
             raise
@@ -194,12 +194,22 @@ class CorrectSection(Section):
             raise InputError(_("There is no segment to correct. Segment the volume first."))
         return str(found)
 
-    def _open(self) -> None:
+    def _opened(self, action: Callable[[], None]) -> None:
+        """Do something to the segmentation once it can be corrected, which may take as long as a run."""
         node = self.panel.segmentation
         if node is None:
             raise InputError(_("There is no segment to correct. Segment the volume first."))
-        self.logic.ensureDependencies()
-        self.correcting.open(node)
+
+        def carry_out() -> None:
+            self.correcting.open(node)
+            action()
+
+        then = _("Then your correction is carried out.")
+        self.panel.asking.before(carry_out, self.ui.clickLabel, then, self._dropped)
+
+    def _dropped(self, why: str) -> None:
+        self._disarm()
+        self._say(why)
 
     def _clicked_in_view(self, points: Sequence[Point], inside: bool) -> None:
         self.panel.report(lambda: self._click(points, inside))
@@ -212,9 +222,8 @@ class CorrectSection(Section):
         self._click([place], inside)
 
     def _click(self, points: Sequence[Point], inside: bool) -> None:
-        segment = self._segment_id()
-        self._open()
-        self._refined(self.correcting.click(segment, points, inside, self.ui.radiusSpinBox.value))
+        segment, radius = self._segment_id(), self.ui.radiusSpinBox.value
+        self._opened(lambda: self._refined(self.correcting.click(segment, points, inside, radius)))
 
     # Steps
 
@@ -229,5 +238,5 @@ class CorrectSection(Section):
     def _delete(self) -> None:
         row = self.ui.clickList.currentRow
         if 0 <= row < len(self._clicks):
-            self._open()
-            self._refined(self.correcting.delete(self._clicks[row].mark))
+            mark = self._clicks[row].mark
+            self._opened(lambda: self._refined(self.correcting.delete(mark)))

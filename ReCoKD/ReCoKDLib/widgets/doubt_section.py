@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..mrml.texts import _
@@ -51,9 +52,11 @@ class DoubtSection(Section):
         """Show the next doubtful place in all slice views; after the last one, the first again."""
         if not self.ui.nextDoubtButton.enabled:
             return
-        self._ask()
+        self._ask(self._show_next, self._say)
+
+    def _show_next(self) -> None:
         if not self._slices:
-            self.say(self.ui.doubtLabel, _("The student is sure everywhere."))
+            self._say(_("The student is sure everywhere."))
             return
         place = self._slices[self._next]
         self.logic.jumpTo(place)
@@ -63,7 +66,7 @@ class DoubtSection(Section):
             segments=", ".join(place.segments) or _("background"),
             size=place.size_mm3 / 1000,
         )
-        self.say(self.ui.doubtLabel, text)
+        self._say(text)
         self._next = (self._next + 1) % len(self._slices)
 
     def _overlay(self) -> None:
@@ -72,13 +75,26 @@ class DoubtSection(Section):
                 hide_overlay(self._confidence)
             return
         try:
-            self._ask()
+            self._ask(lambda: show_overlay(self._confidence), self._uncheck)
         except Exception:
-            self.ui.confidenceCheckBox.checked = False
+            self._uncheck("")
             raise
-        show_overlay(self._confidence)
 
-    def _ask(self) -> None:
-        if self._confidence is None:
-            self._confidence, self._slices = self.logic.doubtfulSlices(self.panel.segmentation)
-            self._next = 0
+    def _uncheck(self, why: str) -> None:
+        self.ui.confidenceCheckBox.checked = False
+        self._say(why)
+
+    def _say(self, text: str) -> None:
+        self.say(self.ui.doubtLabel, text)
+
+    def _ask(self, action: Callable[[], None], dropped: Callable[[str], None]) -> None:
+        """Do something with the confidence and the slices, once they are known."""
+
+        def know() -> None:
+            if self._confidence is None:
+                self._confidence, self._slices = self.logic.doubtfulSlices(self.panel.segmentation)
+                self._next = 0
+            action()
+
+        then = _("Then it shows where it is not sure.")
+        self.panel.asking.before(know, self.ui.doubtLabel, then, dropped)

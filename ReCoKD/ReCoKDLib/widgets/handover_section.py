@@ -47,7 +47,14 @@ class HandOverSection(Section):
         folder = self.ui.exportFolderEdit.text.strip()
         if not folder:
             raise InputError(_("Choose the folder that the case is added to."))
-        self.logic.ensureDependencies()
+        self.panel.asking.before(
+            lambda: self._add_to(folder),
+            self.ui.exportLabel,
+            _("Then the case is added to the training data."),
+            lambda why: self.say(self.ui.exportLabel, why),
+        )
+
+    def _add_to(self, folder: str) -> None:
         name = self.logic.exportForTraining(self.panel.segmentation, Path(folder))
         self.panel.settings.set_dataset(folder)
         self.say(self.ui.exportLabel, _("Added as {name}.").format(name=name))

@@ -7,9 +7,9 @@ from typing import Any
 import qt
 
 from ..mrml.checking import Fit, check_nodes
-from ..mrml.selectors import volume_selector
 from ..mrml.texts import _
 from ..mrml.views import region_around, show_volume
+from .channels import ChannelSelectors
 from .section import Section
 
 _WAIT_MILLISECONDS = 100
@@ -22,8 +22,9 @@ class InputSection(Section):
         """Connect the widgets."""
         self.fit = Fit()
         self._checked: Any = None
-        self._further: list[tuple[Any, Any]] = []  # label and selector of each channel but the first
-        self._filling = False
+        self.further = ChannelSelectors(
+            self.ui.inputCollapsibleButton.layout(), 1, self._further_volume, self._further_chosen
+        )
         self.set_icon(self.ui.drawRoiButton, "region")
         self.clicked(self.ui.drawRoiButton, self._draw_region)
         # Scenes are changed by dozens of events at once; one look afterwards is enough.
@@ -37,7 +38,7 @@ class InputSection(Section):
         parameters = self.panel.parameters
         if not parameters:
             return []
-        return [parameters.inputVolume, *(self.logic.furtherVolume(n + 1) for n in range(len(self._further)))]
+        return [parameters.inputVolume, *self.further.nodes()]
 
     def choose(self, nodes: list[Any]) -> None:
         """Choose volumes, one for each channel, and show the first."""
@@ -57,11 +58,9 @@ class InputSection(Section):
         """Show the channels and look at the volumes, if anything changed."""
         entry = self.panel.entry
         channels = entry.package.card.channels if entry and entry.package else ()
-        self._show_channels([channel.name for channel in channels])
-        for number, (_label, selector) in enumerate(self._further, 1):
-            self._filling = True
-            selector.setCurrentNode(self.logic.furtherVolume(number) if self.panel.parameters else None)
-            self._filling = False
+        names = [channel.name for channel in channels]
+        self.ui.inputVolumeLabel.text = _("&Volume:") if len(names) < 2 else _("{name}:").format(name=names[0])
+        self.further.show(names)
         parameters = self.panel.parameters
         self.ui.drawRoiButton.enabled = bool(parameters and parameters.inputVolume)
         if self._state() != self._checked:
@@ -77,32 +76,11 @@ class InputSection(Section):
         """Look no more."""
         self._timer.stop()
 
-    def _show_channels(self, names: list[str]) -> None:
-        first = _("&Volume:") if len(names) < 2 else _("{name}:").format(name=names[0])
-        self.ui.inputVolumeLabel.text = first
-        while len(self._further) > max(0, len(names) - 1):
-            for widget in self._further.pop():
-                self.ui.inputCollapsibleButton.layout().removeWidget(widget)
-                widget.hide()
-                widget.deleteLater()
-        while len(self._further) < len(names) - 1:
-            self._add_channel(len(self._further) + 1)
-        for (label, selector), name in zip(self._further, names[1:], strict=False):
-            label.text = _("{name}:").format(name=name)
-            selector.toolTip = _("The volume with the channel {name}, on the same grid.").format(name=name)
-
-    def _add_channel(self, number: int) -> None:
-        selector = volume_selector()
-        label = qt.QLabel()
-        label.setBuddy(selector)
-        self.ui.inputCollapsibleButton.layout().insertRow(number, label, selector)
-        selector.connect(
-            "currentNodeChanged(vtkMRMLNode*)", lambda node, number=number: self._further_chosen(number, node)
-        )
-        self._further.append((label, selector))
+    def _further_volume(self, number: int) -> Any:
+        return self.logic.furtherVolume(number) if self.panel.parameters else None
 
     def _further_chosen(self, number: int, node: Any) -> None:
-        if not self._filling and self.panel.parameters:
+        if self.panel.parameters:
             self.logic.setFurtherVolume(number, node)
             self.panel.update()
 

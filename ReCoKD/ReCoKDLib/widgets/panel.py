@@ -9,6 +9,7 @@ from typing import Any
 import qt
 
 from ..students import StudentEntry
+from .asking import Asking
 from .correct_section import CorrectSection
 from .doubt_section import DoubtSection
 from .handover_section import HandOverSection
@@ -59,6 +60,7 @@ class Panel:
         self._keys: list[tuple[str, Callable[[], None]]] = []
         self._shortcuts: list[Any] = []
         self._updating = False
+        self.asking = Asking(self)
         self.student = StudentSection(self)
         self.input = InputSection(self)
         self.segment = SegmentSection(self)
@@ -67,6 +69,7 @@ class Panel:
         self.correct = CorrectSection(self)
         self.hand_over = HandOverSection(self)
         self.sections: tuple[Section, ...] = (
+            self.asking,
             self.student,
             self.input,
             self.segment,

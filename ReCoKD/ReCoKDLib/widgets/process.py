@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import qt
 
-from ..errors import Cancelled
+from ..errors import Cancelled, InputError
+from ..mrml.texts import _
 from ..package import ModelPackage
 from ..volume import Volume
 from ..worker import HELLO, command, read_result, understand, write_job
@@ -42,7 +43,7 @@ class BackgroundRun:
         on_failed: Called with the error; :class:`ReCoKDLib.errors.Cancelled` after a cancel.
 
     Raises:
-        OSError: The voxels cannot be written to the folder for temporary files.
+        InputError: The voxels cannot be written to the folder for temporary files.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class BackgroundRun:
         self._rest = b""
         self._lines: list[str] = []
         self._over = False
-        self._folder = Path(tempfile.mkdtemp(prefix="recokd-run-"))
         try:
-            write_job(self._folder, volume, package.path, options)
-        except BaseException:
-            self._remove_folder()
-            raise
+            self._folder = _job_folder(volume, package, options)
+        except OSError as error:
+            raise InputError(
+                _("The volume cannot be handed to the background process ({error}). Make room on the disk.").format(
+                    error=error.strerror
+                )
+            ) from error
         self._process = qt.QProcess()
         self._process.setProcessChannelMode(qt.QProcess.MergedChannels)
         self._process.connect("readyReadStandardOutput()", self._read)
@@ -93,7 +96,7 @@ class BackgroundRun:
         """End the process, at once; ``on_failed`` is called before this returns."""
         if not self._over:
             self._kill()
-            self._on_failed(Cancelled("Cancelled. The scene is as it was."))
+            self._on_failed(Cancelled(_("Cancelled. The scene is as it was.")))
 
     def abandon(self) -> None:
         """End the process and report nothing any more: the scene is closed, or the module goes away."""
@@ -131,7 +134,7 @@ class BackgroundRun:
         if fraction is not None:
             self._on_progress(fraction)
 
-    def _finished(self, *_: Any) -> None:
+    def _finished(self, *how: Any) -> None:
         self._read()
         if self._over:
             return
@@ -150,3 +153,13 @@ class BackgroundRun:
         if error == qt.QProcess.FailedToStart:
             self._lines.append(str(self._process.errorString()))
             self._finished()
+
+
+def _job_folder(volume: Volume, package: ModelPackage, options: Mapping[str, Any]) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="recokd-run-"))
+    try:
+        write_job(folder, volume, package.path, options)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder

@@ -26,9 +26,11 @@ class ResultSection(Section):
         ui = self.ui
         self.set_icon(ui.saveTableButton, "save")
         self.set_icon(ui.tableNodeButton, "table")
+        self.set_icon(ui.pictureButton, "picture")
         self.set_icon(ui.undoRunButton, "undo")
         self.clicked(ui.saveTableButton, self._save)
         self.clicked(ui.tableNodeButton, self._to_scene)
+        self.clicked(ui.pictureButton, self._picture, wait=True)
         self.clicked(ui.undoRunButton, self._undo)
         table = ui.resultTable
         table.setColumnCount(3)
@@ -47,7 +49,8 @@ class ResultSection(Section):
             self._fill()
         some = self.ui.resultTable.rowCount > 0
         self.ui.ResultSection.visible = some
-        self.ui.saveTableButton.enabled = self.ui.tableNodeButton.enabled = some
+        for button in (self.ui.saveTableButton, self.ui.tableNodeButton, self.ui.pictureButton):
+            button.enabled = some
         self.ui.undoRunButton.enabled = self.logic.canUndoRun() and self.panel.segment.run is None
 
     def scene_closing(self) -> None:
@@ -93,6 +96,15 @@ class ResultSection(Section):
 
     def _to_scene(self) -> None:
         self.logic.volumeTable(self.panel.segmentation)
+
+    def _picture(self) -> None:
+        node = self.panel.segmentation
+        self.logic.ensureDependencies()
+        path = qt.QFileDialog.getSaveFileName(
+            self.ui.resultTable, _("Save a picture"), f"{node.GetName()}.png", _("Pictures (*.png)")
+        )
+        if path:
+            self.logic.savePicture(node, path, overwrite=True)
 
     def _undo(self) -> None:
         self.panel.correct.close()

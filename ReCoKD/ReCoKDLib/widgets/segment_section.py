@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import qt
 
-from ..errors import InputError
 from ..mrml.texts import _
-from ..remaining import Remaining
-from .process import BackgroundRun
+from . import process
+from .progress import RunProgress
 from .section import Section
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -23,8 +21,8 @@ class SegmentSection(Section):
     def connect(self) -> None:
         """Connect the widgets."""
         ui = self.ui
-        self.run: BackgroundRun | None = None
-        self._remaining = Remaining()
+        self.run: process.BackgroundRun | None = None
+        self._progress = RunProgress(ui.progressBar, self.show_status)
         self._filling = False
         self.show_status("")
         self.set_icon(ui.applyButton, "segment")
@@ -133,45 +131,23 @@ class SegmentSection(Section):
         )
         package = prepared.package
         target = parameters.outputSegmentation
-        try:
-            self.run = BackgroundRun(
-                prepared.volume,
-                package,
-                prepared.all_options(package),
-                on_progress=self._progress,
-                on_line=self.ui.logEdit.appendPlainText,
-                on_done=lambda result: self._done(prepared.finish(result, package), target),
-                on_failed=self._failed,
-            )
-        except OSError as error:
-            raise InputError(
-                _("The volume cannot be handed to the background process ({error}). Make room on the disk.").format(
-                    error=error.strerror
-                )
-            ) from error
-        self._remaining = Remaining()
+        self.run = process.BackgroundRun(
+            prepared.volume,
+            package,
+            prepared.all_options(package),
+            on_progress=self._progress.at,
+            on_line=self.ui.logEdit.appendPlainText,
+            on_done=lambda result: self._done(prepared.finish(result, package), target),
+            on_failed=self._failed,
+        )
         self.ui.logEdit.clear()
-        self.ui.progressBar.setRange(0, 0)  # busy, until the first tile is done
-        self.ui.progressBar.visible = True
-        self.show_status(_("Loading the student..."))
+        self._progress.begin(_("Loading the student..."), _("Segmenting..."))
         self.panel.update()
         self.run.start()
 
     def _cancel(self) -> None:
         if self.run:
             self.run.cancel()
-
-    def _progress(self, fraction: float) -> None:
-        self.ui.progressBar.setRange(0, 100)
-        self.ui.progressBar.setValue(round(100 * fraction))
-        left = self._remaining.seconds(fraction, time.monotonic())
-        self.show_status(
-            _("Segmenting...")
-            if left is None
-            else _("Segmenting... {minutes}:{seconds:02d} left").format(
-                minutes=int(left + 0.5) // 60, seconds=int(left + 0.5) % 60
-            )
-        )
 
     def _done(self, result: Any, target: Any) -> None:
         self._ended()
@@ -199,8 +175,7 @@ class SegmentSection(Section):
 
     def _ended(self) -> None:
         self.run = None
-        self.ui.progressBar.visible = False
-        self.show_status("")
+        self._progress.end()
         self.panel.update()
 
     def _abandon(self) -> None:

@@ -62,7 +62,13 @@ class DicomReader:
 
     def volume(self) -> Volume:
         """All channels as one volume."""
-        return stack_channels([read_volume(series.folder, series.uid) for series in self.series])
+        try:
+            return stack_channels([read_volume(series.folder, series.uid) for series in self.series])
+        except InputError as error:  # folders of DICOM may be named after patients
+            told = str(error)
+            for series in self.series:
+                told = told.replace(f"in {series.folder}", "of the case").replace(str(series.folder), "of the case")
+            raise InputError(told) from None
 
     def labels(self, volume: Volume) -> Volume | None:
         """The segments that are classes, on the volume's grid (nearest neighbour); later ones win."""

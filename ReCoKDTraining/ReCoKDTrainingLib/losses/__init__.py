@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from . import logits as _logits  # noqa: F401  (these two enter themselves in the registry)
-from . import reco as _reco  # noqa: F401
+from . import (  # noqa: F401  (they enter themselves in the registry)
+    attention_transfer,
+    cirkd,
+    cwd,
+    dprd,
+    emkd,
+    fitnet,
+    ifvd,
+    logits,
+    mgd,
+    reco,
+    skd,
+)
 from .base import DistillationLoss, NetworkOutputs
 from .registry import available_losses, build_loss, register
 from .segmentation import SegmentationLoss

@@ -69,3 +69,21 @@ def mean_over_present(total: Tensor, count: Tensor) -> Tensor:
         total, count = sum_over_processes(torch.stack([total, count.detach().to(total.dtype)])).unbind()
     safe_count = torch.where(count > 0, count, torch.ones_like(count))
     return torch.where(count > 0, total / safe_count, total * 0)
+
+
+def process_number() -> int:
+    """This process's number among those that the batch is split over, from 0."""
+    return distributed.get_rank() if several_processes() else 0
+
+
+def gather_over_processes(values: Tensor) -> Tensor:
+    """The cases of all processes, (B * processes, ...), differentiably; the values themselves where there is one.
+
+    Args:
+        values: (B, ...) of this process; every process has as many cases.
+    """
+    if not several_processes():
+        return values
+    parts = [torch.zeros_like(values)] * distributed.get_world_size()
+    parts[distributed.get_rank()] = values
+    return sum_over_processes(torch.cat(parts))

@@ -94,6 +94,14 @@ class ScriptedEffect:
         """See above."""
         return self.parameterSetNode().GetAttribute(f"{self.name}.{name}") or ""
 
+    def setNodeReference(self, name: str, node: Any) -> None:
+        """Kept in the editor's node."""
+        self.parameterSetNode().SetNodeReferenceID(f"{self.name}.{name}", node.GetID() if node else None)
+
+    def nodeReference(self, name: str) -> Any:
+        """See above."""
+        return self.parameterSetNode().GetNodeReference(f"{self.name}.{name}")
+
     # Changes
 
     def confirmCurrentSegmentVisible(self) -> int:

@@ -1,0 +1,94 @@
+"""The pictures of the diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ReCoKDLib.files import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 4)))
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # not pyplot, which holds global state
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_file(path, overwrite=True) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Gradients by stage and term, similarity, what connectors leave, and how far adapters moved, over the epochs."""
+    epochs = [entry["epoch"] for entry in measured]
+    stages = range(len(measured[0]["gradients"]["segmentation"]))
+    terms = list(dict.fromkeys(term for entry in measured for term in entry["gradients"]))
+    figure, axes = _figure(2, max(3, (len(terms) + 4) // 2), (3.4 * max(3, (len(terms) + 4) // 2), 6.4))
+    figure.suptitle(title)
+    top = max(max(norms) for entry in measured for norms in entry["gradients"].values())
+    for axis, term in zip(axes, terms, strict=False):
+        for k in stages:
+            axis.plot(epochs, [e["gradients"][term][k] for e in measured], color=COLOURS[k], label=f"stage {k}")
+        axis.set(title=f"gradient of {term}", ylim=(0, 1.3 * top), xlabel="epoch")
+        axis.set_yscale("symlog", linthresh=1e-4)
+        axis.legend(fontsize=7)
+    remaining = axes[len(terms) :]
+    for k in range(len(measured[0]["cka"])):
+        remaining[0].plot(epochs, [entry["cka"][k] for entry in measured], color=COLOURS[k], label=f"stage {k}")
+    remaining[0].set(title="linear CKA with the teacher", ylim=(0, 1), xlabel="epoch")
+    for key in measured[0]["unexplained"]:
+        values = [entry["unexplained"][key] for entry in measured]
+        remaining[1].plot(epochs, values, color=COLOURS[int(key)], label=f"stage {key}")
+    for key in measured[0]["least unexplained"]:
+        values = [entry["least unexplained"][key] for entry in measured]
+        remaining[1].plot(epochs, values, color=COLOURS[int(key)], linestyle=":", label=f"stage {key}, best P")
+    remaining[1].set(title="variance that P F_S leaves", yscale="log", xlabel="epoch")
+    for number, key in enumerate(measured[0]["movements"]):
+        values = [entry["movements"][key] for entry in measured]
+        style = STYLES[number // len(COLOURS) % len(STYLES)]
+        label = key.removeprefix("losses.")
+        remaining[2].plot(epochs, values, color=COLOURS[number % len(COLOURS)], linestyle=style, label=label)
+    remaining[2].set(title="movement of the adapters", xlabel="epoch")
+    for axis in remaining[:3]:
+        axis.legend(fontsize=6 if axis is remaining[2] else 7)
+    for axis in remaining[3:]:
+        axis.set_axis_off()
+    _save(figure, path)
+
+
+def draw_errors(table: Mapping[str, Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Error rates, whose errors they are, and what the attention and the masks look at, by group of voxels."""
+    import numpy as np
+
+    groups = list(table)
+    places = np.arange(len(groups))
+    rates = {"teacher": [table[g]["teacher's errors"] / table[g]["voxels"] for g in groups]}
+    rates |= {name: [table[g][f"errors of {name}"] / table[g]["voxels"] for g in groups] for name in names}
+    alone = {name: [table[g][f"errors of {name} alone"] for g in groups] for name in names}
+    looks = {
+        "mean attention of the teacher": [table[g]["mean attention"] for g in groups],
+        "share of L_fg + L_bg": [table[g]["share of the loss"] for g in groups],
+    }
+    titles = ("share of wrong voxels", "wrong voxels where the teacher is right", "what the loss looks at")
+    figure, axes = _figure(1, 3, (15, 4.2))
+    for axis, title, bars in zip(axes, titles, (rates, alone, looks), strict=True):
+        width = 0.8 / len(bars)
+        for number, (name, values) in enumerate(bars.items()):
+            shifted = places + (number - (len(bars) - 1) / 2) * width
+            axis.bar(shifted, values, width, color=COLOURS[number % len(COLOURS)], label=name)
+        axis.set_title(title)
+        axis.set_xticks(places, groups, rotation=40, ha="right", fontsize=8)
+        axis.legend(fontsize=7)
+    _save(figure, path)

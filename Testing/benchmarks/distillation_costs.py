@@ -1,0 +1,103 @@
+"""What a step of each method costs, how much of it is the teacher's, and how hard each loss pulls at the start.
+
+    OMP_NUM_THREADS=1 python Testing/benchmarks/distillation_costs.py --data DATA
+
+Processor seconds, the least of a few repeats, on one real batch; other processes disturb them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillation import REPOSITORY
+from distillation_runs import METHODS, TEACHER, DeclaredRun, Setting, run_settings
+from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.runs import prepare_run
+from ReCoKDTrainingLib.trainer import Trainer
+
+
+def processor_seconds(work: Callable[[], object], repeats: int = 4) -> float:
+    """The least that ``work`` took."""
+    taken = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        work()
+        taken.append(time.process_time() - begun)
+    return min(taken)
+
+
+def one_step(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
+    """Loss, gradients and update at full eta; the weights move little over a few of them."""
+    report = trainer.distiller.training_loss(images, labels, 1.0)
+    trainer.optimisation.optimiser.zero_grad(set_to_none=True)
+    report.total.backward()  # type: ignore[no-untyped-call]
+    trainer.optimisation.optimiser.step()
+
+
+def teachers_part(trainer: Trainer, images: Tensor) -> float:
+    """Seconds of the teacher's forward pass as the method needs it: without decoder where no loss reads logits."""
+    distiller = trainer.distiller
+    teacher, dtype = distiller.teacher, distiller.teacher_dtype
+    if teacher is None or not distiller.etas:
+        return 0.0
+    decoder = any(bool(loss.uses_logits) for loss in distiller.losses.values())
+
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            distiller.teacher_recorder.run(teacher, images, decoder)
+
+    return processor_seconds(forward)
+
+
+def table(names: Sequence[str], setting: Setting, cache: Path, width: int, repeats: int = 4) -> str:
+    """A markdown table, one row for each method."""
+    head = "| method | s a step | of it the teacher | gradient of segmentation | of distillation |"
+    lines = [head, "|---|---|---|---|---|"]
+    for name in names:
+        settings = replace(run_settings(DeclaredRun(name, width), setting), cache=cache)
+        with Progress("bar") as progress:
+            trainer = prepare_run(settings, progress).trainer
+        trainer.distiller.train()
+        samples = [trainer.patches[number] for number in range(setting.batch_size)]
+        images, labels = (torch.stack(part).to(trainer.device) for part in zip(*samples, strict=True))
+        labels = labels.long()
+        norms = trainer.distiller.gradient_norms(images, labels, 1.0)
+        ours = norms.pop("segmentation")
+        pulls = ", ".join(f"{loss} {norm:.4f}" for loss, norm in norms.items())
+        teacher = teachers_part(trainer, images)
+        step = processor_seconds(lambda t=trainer, x=images, y=labels: one_step(t, x, y), repeats)  # type: ignore[misc]
+        lines.append(f"| {name} | {step:.2f} | {teacher:.2f} | {ours:.4f} | {pulls} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
+    parser.add_argument("--teacher", type=Path, default=REPOSITORY / "Resources" / "Teachers" / TEACHER)
+    parser.add_argument("--cache", type=Path, default=Path("preprocessed"), help="folder of preprocessed cases")
+    parser.add_argument("--width", type=int, default=3)
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
+    given = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        setting = Setting(
+            given.data / "Dataset004_Hippocampus",
+            REPOSITORY / "Resources" / "split_hippocampus.json",
+            given.teacher,
+            Path(folder),
+        )
+        print(table(given.methods.split(";"), setting, given.cache, given.width))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""The declared runs of the comparison of distillation methods, and how one of them is trained and measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ReCoKDLib.errors import ReCoKDError
+from ReCoKDLib.files import read_json, write_json
+from ReCoKDLib.networks import build_network, count_parameters
+from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.plan import Plan
+from ReCoKDLib.prediction import Predictor
+from ReCoKDTrainingLib.evaluation import EvaluationResult, evaluate_cases
+from ReCoKDTrainingLib.finish import Presentation, finish_run
+from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.runs import PLAN, Run, RunSettings, prepare_run
+from ReCoKDTrainingLib.training_data import DataSettings
+
+RESULT = "result.json"
+STEPS_PER_EPOCH = 100
+TEACHER = "hippocampus-teacher.recokd.zip"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Distillation losses with their eta, and their options."""
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ramp: float = 0.6
+
+
+METHODS: dict[str, Method] = {
+    "plain": Method(),
+    "logits": Method({"logits": 1}),
+    "reco": Method({"reco": 1}),
+    "fitnet": Method({"fitnet": 1}),
+    "at": Method({"at": 1}),
+    "cwd": Method({"cwd": 1}),
+    "skd": Method({"skd": 1}),
+    "ifvd": Method({"ifvd": 1}),
+    "cirkd": Method({"cirkd": 1}),
+    "mgd": Method({"mgd": 1}),
+    "emkd": Method({"emkd": 0.9, "logits": 0.1}, {"logits": {"temperature": 4}}),
+    "dprd": Method({"dprd": 0.5}),
+    "reco+logits": Method({"reco": 1, "logits": 1}),
+    # what each part of ReCo-KD does alone
+    "reco, fg": Method({"reco": 1}, {"reco": {"bg": 0, "att": 0, "ctx": 0}}),
+    "reco, bg": Method({"reco": 1}, {"reco": {"fg": 0, "att": 0, "ctx": 0}}),
+    "reco, att": Method({"reco": 1}, {"reco": {"fg": 0, "bg": 0, "ctx": 0}}),
+    "reco, ctx": Method({"reco": 1}, {"reco": {"fg": 0, "bg": 0, "att": 0}}),
+    # candidates, in the spirit of the method
+    "reco, no att": Method({"reco": 1}, {"reco": {"att": 0}}),
+    "reco, weak att": Method({"reco": 1}, {"reco": {"att": 0.1}}),
+    "reco, no att, logits": Method({"reco": 1, "logits": 1}, {"reco": {"att": 0}}),
+    "reco, eta 0.3": Method({"reco": 0.3}),
+    "reco, eta 0.3, logits": Method({"reco": 0.3, "logits": 1}),
+    "reco, no ramp": Method({"reco": 1}, ramp=0),
+    "reco, uniform stages": Method({"reco": 1}, {"reco": {"uniform": True}}),
+    "reco, bottleneck too": Method({"reco": 1}, {"reco": {"uniform": True, "include_bottleneck": True}}),
+    "reco, area": Method({"reco": 1}, {"reco": {"masks": "area"}}),
+    "reco, affinity": Method({"reco": 1}, {"reco": {"context": "affinity"}}),
+    "reco, normalised": Method({"reco": 0.3}, {"reco": {"normalise": "ema"}}),
+}
+
+
+@dataclass(frozen=True)
+class DeclaredRun:
+    """One row's run.
+
+    Attributes:
+        method: a name of ``METHODS``.
+        width: the student's t, 1 / 2^t of the teacher's channels.
+        seed: of initialisation, sampling and augmentation.
+        steps: a multiple of ``STEPS_PER_EPOCH``.
+        labelled: how many training cases have labels; None: all. The others are for the teacher alone.
+    """
+
+    method: str
+    width: int = 3
+    seed: int = 0
+    steps: int = 3000
+    labelled: int | None = None
+
+    @property
+    def row(self) -> str:
+        """What it has in common with the runs of other seeds."""
+        labelled = "" if self.labelled is None else f", {self.labelled} labelled"
+        return f"x1/{2**self.width} {self.method}, {self.steps} steps{labelled}"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        labelled = "" if self.labelled is None else f"-{self.labelled}labelled"
+        method = self.method.replace(", ", "-").replace(" ", "-")
+        return f"x{2**self.width}-{method}-{self.steps}{labelled}-s{self.seed}"
+
+    @property
+    def waits_for(self) -> str:
+        """What the trainer has to learn before this can run; empty: nothing."""
+        distilled = self.labelled is not None and METHODS[self.method].losses
+        return "training cases without labels" if distilled else ""
+
+
+MOST_TELLING = ("plain", "logits", "reco")
+OTHERS = ("fitnet", "cwd", "at", "reco+logits", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
+PARTS = ("reco, fg", "reco, bg", "reco, att", "reco, ctx")
+CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and name not in PARTS)
+DECLARED: tuple[DeclaredRun, ...] = (
+    *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
+    *(DeclaredRun(method) for method in OTHERS),
+    *(DeclaredRun(method, width=2) for method in (*MOST_TELLING, "reco+logits")),
+    *(DeclaredRun(method) for method in PARTS),
+    *(DeclaredRun(method) for method in CANDIDATES),
+    *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
+    *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in MOST_TELLING),
+)
+"""In the order in which they are trained; with all 160 cases labelled it is the first row of a method."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every row.
+
+    Attributes:
+        dataset: nnU-Net's raw layout.
+        split: training and validation cases.
+        teacher: model package.
+        folder: one folder a run is made in it.
+        steps_per_epoch: the schedule changes between epochs.
+        device: where to train and to measure.
+        precision: auto, bf16 or off; runs that go on elsewhere need one that is the same there.
+        workers: processes that prepare patches; 0: none but this one.
+    """
+
+    dataset: Path
+    split: Path
+    teacher: Path
+    folder: Path
+    steps_per_epoch: int = STEPS_PER_EPOCH
+    batch_size: int = 2
+    mirror_axes: tuple[int, ...] = (2,)
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 0
+
+
+def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
+    """The same teacher, patches, schedule and selection of weights for every run; only the losses differ.
+
+    Raises:
+        ReCoKDError: the steps are no whole number of epochs.
+    """
+    if run.steps % setting.steps_per_epoch:
+        raise ReCoKDError(f"{run.steps} steps are no multiple of {setting.steps_per_epoch}, the steps of an epoch.")
+    method = METHODS[run.method]
+    return RunSettings(
+        data=DataSettings((setting.dataset,), split=_split(run, setting)),
+        output=setting.folder / run.name,
+        teacher=setting.teacher,
+        width=run.width,
+        losses=method.losses,
+        loss_options=method.options,
+        ramp=method.ramp,
+        mirror_axes=setting.mirror_axes,
+        cache=setting.folder / "preprocessed",
+        epochs=run.steps // setting.steps_per_epoch,
+        steps_per_epoch=setting.steps_per_epoch,
+        batch_size=setting.batch_size,
+        seed=run.seed,
+        device=setting.device,
+        precision=setting.precision,
+        workers=setting.workers,
+    )
+
+
+def _split(run: DeclaredRun, setting: Setting) -> Path:
+    """The split with the first ``labelled`` training cases."""
+    if run.labelled is None:
+        return setting.split
+    split = read_json(setting.split)
+    path = setting.folder / f"split-{run.labelled}.json"
+    write_json(path, {"train": split["train"][: run.labelled], "val": split["val"]}, overwrite=True)
+    return path
+
+
+def train(run: DeclaredRun, setting: Setting, progress: Progress) -> bool:
+    """Train and measure a run as far as that isn't done yet; False where another process is at it.
+
+    Killed at any time, it goes on from the last whole epoch when it is called again.
+
+    Raises:
+        ReCoKDError: inputs are wrong, or a loss is no number any more.
+    """
+    settings = run_settings(run, setting)
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(setting.folder / f"{run.name}.lock", blocking=False):
+            if (settings.output / RESULT).is_file():
+                return True
+            progress.say(f"{run.name} begins")
+            prepared = prepare_run(settings, progress, resume=(settings.output / PLAN).is_file())
+            before, begun = prepared.trainer.epoch, time.process_time()
+            if not prepared.trainer.finished:
+                prepared.trainer.run()
+            steps = (prepared.trainer.epoch - before) * setting.steps_per_epoch
+            processor = (time.process_time() - begun) / steps if steps else None
+            package = finish_run(prepared, Presentation(name=run.name.replace("+", "-")), progress).package
+            predictor = Predictor.from_package(ModelPackage.open(package), prepared.trainer.device)
+            measured = evaluate_cases(prepared.split.validation, predictor)
+            write_json(settings.output / RESULT, _result(run, prepared, measured, processor), overwrite=True)
+            return True
+    except Timeout:
+        return False
+
+
+def _result(run: DeclaredRun, prepared: Run, measured: EvaluationResult, processor: float | None) -> dict[str, Any]:
+    trainer = prepared.trainer
+    seconds = [row["seconds"] / trainer.schedule.steps_per_epoch for row in trainer.history]
+    return {
+        "method": run.method,
+        "width": run.width,
+        "seed": run.seed,
+        "steps": run.steps,
+        "labelled": run.labelled,
+        "losses": dict(prepared.settings.losses),
+        "options": {name: dict(options) for name, options in prepared.settings.loss_options.items()},
+        "parameters": count_parameters(trainer.distiller.student),
+        "flops": patch_flops(prepared.plan, prepared.dataset.label_set.number_of_heads),
+        "seconds_per_step": statistics.median(seconds),
+        "processor_seconds_per_step": processor,
+        "precision": trainer.settings["precision"],
+        "device": str(trainer.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "history": trainer.history,
+        "evaluation": measured.to_dict(),
+    }
+
+
+def patch_flops(plan: Plan, heads: int) -> int:
+    """Floating-point operations of the network for one patch; a multiplication and an addition are two."""
+    network: nn.Module = build_network(plan.architecture, plan.channels, heads)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(torch.zeros(1, plan.channels, *plan.patch_size))
+    return int(counter.get_total_flops())
+
+
+def measure_teacher(setting: Setting, progress: Progress) -> None:
+    """The teacher on the same cases, once."""
+    path = setting.folder / "teacher" / RESULT
+    if path.is_file():
+        return
+    from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
+    from ReCoKDTrainingLib.runs import for_evaluation
+
+    package = ModelPackage.open(setting.teacher)
+    dataset = for_evaluation(package, NnunetRawDataset(setting.dataset))
+    cases = read_split(dataset, setting.split).validation
+    progress.stage("Evaluating the teacher", 1000)
+    predictor = Predictor.from_package(package, setting.device)
+    measured = evaluate_cases(cases, predictor, label_set=dataset.label_set, progress=progress.fraction)
+    heads = package.label_set.number_of_heads
+    network = build_network(package.plan.architecture, package.plan.channels, heads, deep_supervision=True)
+    content = {
+        "parameters": count_parameters(network),
+        "flops": patch_flops(package.plan, heads),
+        "evaluation": measured.to_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content, overwrite=True)
+
+
+def chosen(runs: Iterable[DeclaredRun], only: str) -> list[DeclaredRun]:
+    """Those whose name contains one of the comma-separated words; all of them for no word."""
+    words = [word for word in only.split(",") if word]
+    return [run for run in runs if not words or any(word in run.name for word in words)]
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """By the run's name, every result that there is, in the order of the declared list."""
+    return {
+        run.name: json.loads((folder / run.name / RESULT).read_text(encoding="utf-8"))
+        for run in DECLARED
+        if (folder / run.name / RESULT).is_file()
+    }

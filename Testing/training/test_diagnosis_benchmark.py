@@ -1,0 +1,161 @@
+"""The tools that tell why a student learns what it learns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from diagnosis import (
+    Census,
+    border_distance,
+    error_table,
+    errors,
+    features,
+    follow,
+    gradients_by_stage,
+    least_unexplained,
+    linear_cka,
+    movements,
+    similarities,
+    unexplained,
+)
+from distillation_cases import block_labels, network, plain_labels
+from distillation_runs import DeclaredRun, Setting, train
+from ReCoKDTrainingLib.cli import main as train_model
+from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
+from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
+from ReCoKDTrainingLib.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def setting(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    folder = tmp_path_factory.mktemp("diagnosis")
+    short = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "1", "--workers", "0", "--device", "cpu"]
+    assert train_model(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(folder / "t"), *short]) == 0
+    names = [f"blobs_{number:03d}" for number in range(6)]
+    (folder / "split.json").write_text(json.dumps({"train": names[:4], "val": names[4:]}))
+    teacher = folder / "t" / "blobs-teacher.recokd.zip"
+    return Setting(
+        raw_dataset, folder / "split.json", teacher, folder / "runs", steps_per_epoch=1, batch_size=1, device="cpu"
+    )
+
+
+def distiller(width: int = 8) -> Distiller:
+    torch.manual_seed(0)
+    teacher, student = network([8, 12, 16]), network([width, 6, 8])
+    loss = build_loss(
+        "reco", teacher_channels=[8, 12, 16], student_channels=[width, 6, 8], label_set=plain_labels(2), options={}
+    )
+    return Distiller(student, teacher, SegmentationLoss(plain_labels(2), 2), {"reco": WeightedLoss(loss, 0.5)})
+
+
+def test_cka_sees_neither_rotation_nor_scale_but_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 6, generator=generator)
+    rotation, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator))
+    assert linear_cka(x, 3 * x @ rotation + 2) == pytest.approx(1)
+    assert linear_cka(x, torch.randn(500, 6, generator=generator)) < 0.1
+    assert linear_cka(x, torch.zeros(500, 2)) == 0
+
+
+def test_a_student_that_is_its_teacher_is_wholly_similar() -> None:
+    same = network([8, 12, 16])
+    twin = network([8, 12, 16])
+    twin.load_state_dict(same.state_dict())
+    loss = build_loss("fitnet", teacher_channels=[8, 12, 16], student_channels=[8, 12, 16], label_set=plain_labels(2))
+    pair = Distiller(twin, same, SegmentationLoss(plain_labels(2), 2), {"fitnet": WeightedLoss(loss, 1)})
+    images = torch.randn(2, 1, 8, 8, 8)
+    assert similarities(pair, images) == pytest.approx([1, 1, 1])
+    assert unexplained(pair, images) == {"0": 0, "1": 0, "2": 0}
+    assert max(least_unexplained(pair, images).values()) < 1e-6
+    other = distiller()
+    assert max(similarities(other, images)) < 0.999
+    best, present = least_unexplained(other, images), unexplained(other, images)
+    assert set(best) == {"0", "1", "2"}
+    assert all(0 < best[key] < present[key] for key in present if key != "0")  # equal widths have no connector
+
+
+def test_gradients_are_those_of_each_term_at_full_eta() -> None:
+    pair, images, labels = distiller(), torch.randn(2, 1, 8, 8, 8), block_labels().long()
+    norms = gradients_by_stage(pair, images, labels)
+    assert set(norms) == {"segmentation", "reco/fg", "reco/bg", "reco/att", "reco/ctx"}
+    assert norms["segmentation"][2] > 0
+    assert norms["reco/fg"][1] > 0
+    assert norms["reco/fg"][2] == 0  # the bottleneck is left out
+    weight = pair.recorder.shared_weight(pair.student, 1)
+    pair.losses.eval()
+    _, terms = pair.terms(images, labels, 1.0)
+    (slope,) = torch.autograd.grad(terms["reco"]["att"], weight)
+    assert norms["reco/att"][1] == pytest.approx(0.5 * float(slope.norm()), rel=1e-4)
+    assert all(p.grad is None for p in pair.parameters())
+
+
+def test_movements_are_relative_and_by_part() -> None:
+    module = nn.ModuleDict({"connectors": nn.ModuleDict({"0": nn.Linear(2, 2), "1": nn.Linear(2, 2)})})
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    with torch.no_grad():
+        module.get_parameter("connectors.1.weight").mul_(1.5)
+    assert movements(module, start) == pytest.approx({"connectors.0": 0, "connectors.1": 0.5})
+
+
+def test_distance_to_a_border() -> None:
+    labels = np.zeros((1, 1, 6), dtype=int)
+    labels[..., 3:] = 1
+    assert border_distance(labels)[0, 0].tolist() == [3, 2, 1, 1, 2, 3]
+    assert np.isinf(border_distance(np.zeros((2, 2, 2)))).all()
+
+
+def test_errors_are_counted_where_they_are() -> None:
+    found = Census(
+        label=np.array([0, 0, 1, 1]),
+        distance=np.array([4.0, 1.0, 1.0, 2.0]),
+        teacher=np.array([True, True, False, True]),
+        students={"plain": np.array([True, False, False, True])},
+        attention=np.array([0.5, 1.0, 1.0, 1.5]),
+        weight=np.array([0.1, 0.2, 0.3, 0.4]),
+        case=np.zeros(4, dtype=int),
+    )
+    table = error_table(found)
+    assert set(table) == {"0 to 1 voxels", "1 to 2 voxels", "3 to 5 voxels", "label 0", "label 1"}
+    assert table["0 to 1 voxels"] == {
+        "voxels": 2,
+        "teacher's errors": 1,
+        "errors of plain": 2,
+        "errors of plain alone": 1,
+        "mean attention": 1.0,
+        "share of the loss": 0.5,
+    }
+    assert table["label 1"]["errors of plain alone"] == 0
+
+
+def test_a_run_is_followed_from_its_start(setting: Setting) -> None:
+    picture = follow(DeclaredRun("reco", width=2, steps=3), replace(setting, folder=setting.folder / "followed"), 1)
+    measured = json.loads((picture.parent / "following.json").read_text())["epochs"]
+    assert picture.stat().st_size > 10_000
+    assert [entry["epoch"] for entry in measured] == [0, 1, 2, 3]
+    assert set(measured[0]["movements"].values()) == {0}
+    assert measured[-1]["movements"]["connectors.0"] > 0
+    assert 0 <= min(measured[-1]["cka"]) <= max(measured[-1]["cka"]) <= 1 + 1e-6
+
+
+def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
+    runs = [DeclaredRun(method, width=2, steps=1) for method in ("plain", "reco")]
+    for run in runs:
+        with Progress("bar") as progress:
+            assert train(run, setting, progress)
+    lines = features(runs, setting, cases=1).splitlines()
+    assert lines[2].startswith("| x4-plain-1-s0, epoch 1 | 0 | 0.")
+    assert "|  |" in lines[2]  # it has no connectors
+    assert "|  |" not in lines[-2]
+    picture = errors(runs, setting)
+    table = json.loads((setting.folder / "errors.json").read_text())
+    assert picture.stat().st_size > 10_000
+    labels = [group for group in table if group.startswith("label")]
+    assert sum(table[group]["share of the loss"] for group in labels) == pytest.approx(1, rel=1e-3)
+    assert all(table[group]["errors of x4-plain-1-s0"] <= table[group]["voxels"] for group in table)

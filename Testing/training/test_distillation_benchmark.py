@@ -1,0 +1,206 @@
+"""The comparison of methods: every row is trained alike, runs survive a kill, and the table says what was measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from scipy import stats
+
+import distillation
+from distillation import case_dice, main, markdown, table_rows, train_all, write_tables
+from distillation_costs import table
+from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings, train
+from ReCoKDLib.errors import ReCoKDError
+from ReCoKDTrainingLib.cli import main as train_model
+from ReCoKDTrainingLib.evaluation import CaseResult, EvaluationResult
+from ReCoKDTrainingLib.losses import available_losses
+from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.scores import SegmentScore
+
+
+@pytest.fixture(scope="module")
+def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("teacher") / "run"
+    short = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "1", "--workers", "0", "--device", "cpu"]
+    assert train_model(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(output), *short]) == 0
+    return output / "blobs-teacher.recokd.zip"
+
+
+@pytest.fixture
+def setting(raw_dataset: Path, teacher: Path, tmp_path: Path) -> Setting:
+    names = [f"blobs_{number:03d}" for number in range(6)]
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": names[:4], "val": names[4:]}))
+    return Setting(raw_dataset, split, teacher, tmp_path / "runs", steps_per_epoch=1, batch_size=1, device="cpu")
+
+
+class Silent(Progress):
+    """Keeps what is said, and may be interrupted by it."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        super().__init__("bar")
+        self.said: list[str] = []
+        self.stop_at = stop_at
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+        if self.stop_at and self.stop_at in text:
+            raise KeyboardInterrupt
+
+
+def read_result(setting: Setting, run: DeclaredRun) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((setting.folder / run.name / RESULT).read_text())
+    return content
+
+
+def test_the_list_holds_what_the_issue_asks_for() -> None:
+    names = [run.name for run in DECLARED]
+    assert len(set(names)) == len(names)
+    for method in ("plain", "logits", "reco"):
+        seeds = [r.seed for r in DECLARED if (r.method, r.width, r.steps, r.labelled) == (method, 3, 3000, None)]
+        assert seeds == [0, 1, 2]
+        assert sum(run.method == method and run.width == 2 for run in DECLARED) == 1
+        assert {run.labelled for run in DECLARED if run.method == method} == {None, 10, 20, 40}
+    used = {name for run in DECLARED for name in METHODS[run.method].losses}
+    assert set(available_losses()) == used
+
+
+def test_rows_differ_in_their_losses_alone(setting: Setting) -> None:
+    plain, *others = (run_settings(DeclaredRun(method, steps=2), setting) for method in METHODS)
+    for other in others:
+        different = {f.name for f in fields(plain) if getattr(plain, f.name) != getattr(other, f.name)}
+        assert different <= {"losses", "loss_options", "ramp", "output"}
+
+
+def test_steps_are_whole_epochs(setting: Setting) -> None:
+    with pytest.raises(ReCoKDError, match="250 steps are no multiple of 100"):
+        run_settings(DeclaredRun("plain", steps=250), replace(setting, steps_per_epoch=100))
+
+
+def test_few_labels_are_the_first_of_the_split(setting: Setting) -> None:
+    setting.folder.mkdir()
+    few = run_settings(DeclaredRun("plain", steps=1, labelled=2), setting)
+    split = json.loads((few.data.split or Path()).read_text())
+    assert split == {"train": ["blobs_000", "blobs_001"], "val": ["blobs_004", "blobs_005"]}
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(setting: Setting, tmp_path: Path) -> None:
+    run = DeclaredRun("mgd", steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, setting, Silent(stop_at="epoch 1/2"))
+    assert results(setting.folder) == {}
+    assert train(run, setting, Silent())
+    whole = replace(setting, folder=tmp_path / "others")
+    assert train(run, whole, Silent())
+    resumed, once = read_result(setting, run), read_result(whole, run)
+    assert [row["total"] for row in resumed["history"]] == [row["total"] for row in once["history"]]
+    assert case_dice(resumed).tolist() == case_dice(once).tolist()
+    assert resumed["flops"] > 1000 * resumed["parameters"] > 0
+    assert resumed["seconds_per_step"] > 0
+    assert resumed["processor_seconds_per_step"] > 0
+    before = (setting.folder / run.name / RESULT).stat().st_mtime_ns
+    assert train(run, setting, Silent())
+    assert (setting.folder / run.name / RESULT).stat().st_mtime_ns == before
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(setting: Setting) -> None:
+    setting.folder.mkdir()
+    run = DeclaredRun("plain", steps=1)
+    with FileLock(setting.folder / f"{run.name}.lock"):
+        assert not train(run, setting, Silent())
+    assert not (setting.folder / run.name).exists()
+
+
+def test_all_are_trained_and_a_failure_stops_no_other(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [DeclaredRun(method, steps=1) for method in ("plain", "logits", "reco")]
+    runs.append(DeclaredRun("reco", steps=1, labelled=2))
+    monkeypatch.setitem(METHODS, "logits", type(METHODS["logits"])({"no such loss": 1}))
+    monkeypatch.setattr("distillation_runs.DECLARED", runs)
+    monkeypatch.setattr(distillation, "DECLARED", runs)
+    progress = Silent()
+    assert train_all(runs, setting, progress) == 1
+    assert any("x8-logits-1-s0 failed: There is no distillation loss named 'no such loss'" in s for s in progress.said)
+    assert any("waits for training cases without labels" in text for text in progress.said)
+    assert set(results(setting.folder)) == {"x8-plain-1-s0", "x8-reco-1-s0"}
+    capsys.readouterr()
+    assert main(["table", "--folder", str(setting.folder)]) == 0
+    table = capsys.readouterr().out
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
+        "| teacher",
+        "| x1/8 plain, 1 steps",
+        "| x1/8 reco, 1 steps",
+    ]
+
+
+def test_costs_are_measured_for_each_method(setting: Setting, tmp_path: Path) -> None:
+    lines = table(["plain", "reco", "emkd"], setting, tmp_path / "cache", width=2, repeats=1).splitlines()
+    cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines[2:]}
+    assert set(cells) == {"plain", "reco", "emkd"}
+    assert float(cells["plain"][0]) > float(cells["plain"][1]) == 0
+    assert float(cells["reco"][0]) > float(cells["reco"][1]) > 0
+    assert cells["emkd"][3].startswith("emkd ")
+    assert ", logits " in cells["emkd"][3]
+
+
+# -- the table ---------------------------------------------------------------------------------------------
+
+
+def made_up(dice: list[float]) -> dict[str, Any]:
+    """A result whose cases have these Dice values in both of two segments."""
+    cases = tuple(
+        CaseResult(f"case {n}", tuple(SegmentScore(s, d, 1.0, 0.9, 1.0, 1.0) for s in ("a", "b")), 0.1)
+        for n, d in enumerate(dice)
+    )
+    return {
+        "parameters": 1000,
+        "flops": 2e9,
+        "seconds_per_step": 0.25,
+        "processor_seconds_per_step": None,
+        "evaluation": EvaluationResult(("a", "b"), cases, 1.0, "cpu").to_dict(),
+    }
+
+
+def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    plain = random.uniform(0.7, 0.9, (2, 12))
+    gain = random.normal(0.02, 0.01, 12)
+    found = {}
+    for seed in range(2):
+        found[f"x8-plain-3000-s{seed}"] = made_up(plain[seed].tolist())
+        found[f"x8-reco-3000-s{seed}"] = made_up((plain[seed] + gain).tolist())
+    found["x8-reco-3000-s2"] = made_up([0.1] * 12)  # has no plain student beside it
+    first, second = table_rows(found)
+    assert (first.name, second.name) == ("x1/8 plain, 3000 steps", "x1/8 reco, 3000 steps")
+    assert first.compared == 0
+    assert second.seeds == (0, 1, 2)
+    assert (second.compared, second.cases, second.better) == (2, 12, int((gain > 0).sum()))
+    assert second.gain == pytest.approx(gain.mean())
+    assert second.t_test == pytest.approx(stats.ttest_rel(plain.mean(0) + gain, plain.mean(0)).pvalue)
+    assert second.wilcoxon == pytest.approx(stats.wilcoxon(plain.mean(0) + gain, plain.mean(0)).pvalue)
+    assert first.means["Dice"] == pytest.approx(tuple(plain.mean(1)))
+    text = markdown([first, second], None)
+    assert f"{100 * gain.mean():+.2f} ± {100 * gain.std(ddof=1):.2f}" in text
+    for name, content in found.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RESULT).write_text(json.dumps(content))
+    assert write_tables(tmp_path) == text
+    with (tmp_path / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert float(rows[1]["gain"]) == pytest.approx(gain.mean())
+    assert json.loads((tmp_path / "table.json").read_text())[1]["compared"] == 2
+
+
+def test_nothing_is_claimed_of_equal_students() -> None:
+    dice = [0.8, 0.7, 0.9]
+    _, row = table_rows({"x8-plain-3000-s0": made_up(dice), "x8-reco-3000-s0": made_up(dice)})
+    assert row.gain == 0
+    assert np.isnan(row.wilcoxon)
