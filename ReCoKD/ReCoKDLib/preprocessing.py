@@ -126,4 +126,9 @@ def uncrop(array: Array, case: PreprocessedCase, plan: Plan, outside: float = 0)
     """(channel, x, y, z) of the bounding box put back into the whole image, in (channel, k, j, i) order."""
     whole = np.full((array.shape[0], *case.shape_before_cropping), outside, dtype=array.dtype)
     whole[(slice(None), *case.bounding_box)] = array
-    return np.ascontiguousarray(whole.transpose(0, *(1 + axis for axis in plan.transpose_backward)))
+    return in_array_axes(whole, plan)
+
+
+def in_array_axes(array: Array, plan: Plan) -> Array:
+    """(channel, x, y, z) in the plan's axes to (channel, k, j, i); copied only where the two differ."""
+    return np.ascontiguousarray(array.transpose(0, *(1 + axis for axis in plan.transpose_backward)))
