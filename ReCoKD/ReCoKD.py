@@ -284,6 +284,9 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         locked: Sequence[str] = (),
         device: str = "auto",
         mirroring: bool = False,
+        engine: str = "auto",
+        precision: str = "f32",
+        memory: float | None = None,
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Any:
@@ -303,6 +306,9 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
                 marked as completed.
             device: auto, cpu, cuda or mps.
             mirroring: Average over flips: a little better, several times as slow.
+            engine: What runs the network: auto, torch, openvino or onnxruntime.
+            precision: f32, bf16 or auto.
+            memory: GB that the process may take; None sets no bound.
             progress: Called with the finished fraction.
             cancelled: Asked between tiles.
 
@@ -313,7 +319,15 @@ class ReCoKDLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
             ReCoKDError: With a message for the user; the scene is then as it was.
         """
         work = self.segmentLater(
-            volumeNode, student, labels=labels, roiNode=roiNode, device=device, mirroring=mirroring
+            volumeNode,
+            student,
+            labels=labels,
+            roiNode=roiNode,
+            device=device,
+            mirroring=mirroring,
+            engine=engine,
+            precision=precision,
+            memory=memory,
         )
         return self.showResult(work(progress, cancelled), _first(volumeNode), segmentationNode, locked)
 

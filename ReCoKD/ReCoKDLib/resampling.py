@@ -108,6 +108,13 @@ def resample(
             result[channel] = interpolate(source, shape, order)
             continue
         in_plane = tuple(n for a, n in enumerate(shape) if a != axis)
+        if order_z == 0 or source.shape[axis] == shape[axis]:
+            # Slice by slice into the result, each once: as it stands, or as the nearest of several.
+            nearest = _nearest(source.shape[axis], shape[axis])
+            target = np.moveaxis(result[channel], axis, 0)
+            for s in np.unique(nearest):
+                target[nearest == s] = interpolate(np.take(source, s, axis), in_plane, order)
+            continue
         slices = [interpolate(np.take(source, s, axis), in_plane, order) for s in range(source.shape[axis])]
         result[channel] = _across(np.stack(slices, axis), shape[axis], axis, order_z, bool(options.get("is_seg")))
     return result
@@ -168,7 +175,8 @@ def linear_taps(
         return None
     found = []
     for axis, (n, m) in enumerate(zip(shape, new_shape, strict=True)):
-        places = np.arange(m) * step[axis] if function == FROM_FIRST_VOXEL else n / m * (np.arange(m) + 0.5) - 0.5
+        voxels: npt.NDArray[np.float64] = np.arange(m, dtype=np.float64)
+        places = voxels * step[axis] if function == FROM_FIRST_VOXEL else n / m * (voxels + 0.5) - 0.5
         found.append(_taps(places, n, order_z if axis == apart else order))
     return found[0], found[1], found[2]
 
@@ -222,17 +230,21 @@ def _resize_labels(image: Interpolation, source: Array, shape: Sequence[int], or
     return result
 
 
+def _nearest(length: int, new_length: int) -> npt.NDArray[np.intp]:
+    """For each of ``new_length`` slices the nearest of ``length``, at voxel centres."""
+    from scipy.ndimage import map_coordinates
+
+    centres = length / new_length * (np.arange(new_length) + 0.5) - 0.5
+    nearest = map_coordinates(np.arange(length, dtype=np.float64), [centres], order=0, mode="nearest")
+    indices: npt.NDArray[np.intp] = nearest.astype(np.intp)
+    return indices
+
+
 def _across(source: Array, length: int, axis: int, order: int, labels: bool) -> Array:
     """Resample one axis by interpolation of the given order, at voxel centres."""
     from scipy.ndimage import map_coordinates
 
-    if source.shape[axis] == length:
-        return source
     centres = source.shape[axis] / length * (np.arange(length) + 0.5) - 0.5
-    if order == 0:
-        nearest = map_coordinates(np.arange(source.shape[axis], dtype=np.float64), [centres], order=0, mode="nearest")
-        repeated: Array = np.take(source, nearest.astype(np.intp), axis)
-        return repeated
     shape = [length if a == axis else n for a, n in enumerate(source.shape)]
     grid = np.meshgrid(*(centres if a == axis else np.arange(n) for a, n in enumerate(shape)), indexing="ij")
     if not labels:

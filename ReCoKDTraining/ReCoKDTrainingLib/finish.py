@@ -13,6 +13,7 @@ from typing import Any
 
 import ReCoKDLib
 from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord, require_name
+from ReCoKDLib.engines.agreement import bf16_against_f32
 from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
@@ -24,6 +25,7 @@ from .progress import Progress
 from .runs import Run, RunSettings
 
 EVALUATION = "evaluation"
+_BF16_CASES = 8  # whose labels in bf16 are compared with those in f32
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Path
         result = evaluate_package(ModelPackage.open(path), run, progress)
         write_reports({card.name: result}, run.settings.output / EVALUATION, overwrite=True)
         measured = f"{len(run.split.validation)} held-out cases of {run.dataset.name}, no mirroring"
-        write({"measured on": measured, **result.summary()})
+        some = (case.volume() for case in run.split.validation[:_BF16_CASES])
+        write({"measured on": measured, **result.summary(), **bf16_against_f32(ModelPackage.open(path), some)})
     return path
 
 

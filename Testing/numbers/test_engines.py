@@ -17,6 +17,7 @@ from packages import backbone_package, small_package
 from ReCoKDLib.backbones import BACKBONES
 from ReCoKDLib.cli import main
 from ReCoKDLib.engines import base, choosing
+from ReCoKDLib.engines.agreement import bf16_against_f32
 from ReCoKDLib.engines.compiled import OpenVinoEngine
 from ReCoKDLib.errors import InputError, MissingDependencyError
 from ReCoKDLib.image_io import read_volume
@@ -165,7 +166,7 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(
 def test_bf16_is_taken_by_auto_only_where_the_card_shows_that_it_keeps_the_labels(
     package: ModelPackage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(choosing, "_has_bf16", lambda: True)
+    monkeypatch.setattr(choosing, "has_bf16", lambda: True)
     precisions = []
     for metrics in ({}, {"bf16 against f32": {"Dice": 0.99}}, {"bf16 against f32": {"Dice": 0.9995}}):
         path = small_package(tmp_path / "measured.recokd.zip", metrics=metrics, overwrite=True)
@@ -226,3 +227,13 @@ def test_the_choice_is_json_that_a_person_can_read(package: ModelPackage) -> Non
     assert set(found["seconds"]) == {"torch", *OTHERS}
     assert all(value < 1e-3 for value in found["differences"].values())
     assert find_student("hippocampus-x4").checksum not in str(choice)
+
+
+def test_the_dice_between_bf16_and_f32_is_measured(package: ModelPackage, two_blobs: TwoBlobs) -> None:
+    image, _ = two_blobs()
+    found = bf16_against_f32(package, [image])[choosing.BF16_METRIC]
+    assert found["cases"] == 1
+    assert found["engine"] in ("torch", "openvino")
+    assert 0 <= found["smallest"] <= found["Dice"] <= 1
+    assert choosing.bf16_dice({choosing.BF16_METRIC: found}) == found["Dice"]
+    assert bf16_against_f32(package, []) == {}

@@ -57,7 +57,7 @@ def plainly(predictor: Predictor, volume: Volume, segments: Sequence[Segment] | 
     return uncrop(labels.numpy()[None], case, plan)
 
 
-def noise(spacing: tuple[float, float, float], shape: tuple[int, int, int] = (21, 26, 19)) -> Volume:
+def noise(spacing: tuple[float, float, float], shape: tuple[int, int, int] = (20, 24, 18)) -> Volume:
     array = np.random.default_rng(5).normal(100, 50, (1, *shape)).astype(np.float32)
     array[:, :3] = array[:, :, -4:] = 0
     return Volume(array, np.diag([*reversed(spacing), 1.0]))
@@ -79,22 +79,20 @@ def noise(spacing: tuple[float, float, float], shape: tuple[int, int, int] = (21
     ],
     ids=["none", "linear", "nearest", "separate-z", "separate-z-linear", "cubic", "torch", "monai"],
 )
-@pytest.mark.parametrize("folds", [1, 2])
 def test_labels_are_those_of_the_plain_way(
     label_set: LabelSet,
     transpose: tuple[int, int, int],
     spacing: tuple[float, float, float],
     options: dict[str, Any],
     preprocessor: str | None,
-    folds: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(restoring, "_CHUNK", 3000)  # many chunks
+    monkeypatch.setattr(restoring, "_CHUNK", 12000)  # many chunks
     plan = small_plan(transpose=transpose)
     resampling = {**plan.resampling, "probabilities": {**plan.resampling["probabilities"], **options}}
-    plan = replace(plan, resampling=resampling, **({"preprocessor": preprocessor} if preprocessor else {}))
+    plan = replace(plan, resampling=resampling, preprocessor=preprocessor or plan.preprocessor)
     networks = []
-    for seed in range(folds):
+    for seed in range(1 + (transpose != (0, 1, 2))):
         torch.manual_seed(seed)
         networks.append(torch.nn.Conv3d(1, label_set.number_of_heads, 3, padding=1))
     predictor = Predictor(plan, label_set, networks)
@@ -132,8 +130,8 @@ def test_the_first_of_several_largest_wins() -> None:
 def test_taps_are_scipys_interpolation(options: dict[str, Any]) -> None:
     random = np.random.default_rng(1)
     for _ in range(25):
-        shape, target = random.integers(1, 20, 3), random.integers(1, 30, 3)
-        spacing, new = random.uniform(0.5, 4, 3), random.uniform(0.5, 4, 3)
+        shape, target = random.integers(1, 20, 3).tolist(), random.integers(1, 30, 3).tolist()
+        spacing, new = random.uniform(0.5, 4, 3).tolist(), random.uniform(0.5, 4, 3).tolist()
         source = random.normal(size=(1, *shape)).astype(np.float32)
         expected = resample(source, target, spacing, new, options)[0]
         taps = linear_taps(shape, target, spacing, new, options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import platform
@@ -38,6 +37,7 @@ from .compiled import compiled_engine, keep
 
 ENGINE_VARIABLE = "RECOKD_ENGINE"  # what ``auto`` means, for who wants no timing
 
+BF16_METRIC = "bf16 against f32"  # of a card's metrics
 # The Dice between the label maps of f32 and bf16, as the card has it, from which on `--precision auto` takes bf16.
 BF16_KEEPS_LABELS = 0.999
 
@@ -112,7 +112,7 @@ def make_engines(
         if precision == "bf16" and engine == ONNXRUNTIME:
             raise InputError("ONNX Runtime computes in f32 here. Use --precision f32, or --engine openvino.")
     if precision == "auto":
-        precision = "bf16" if _keeps_labels(package.card.metrics) and _has_bf16() else "f32"
+        precision = "bf16" if _keeps_labels(package.card.metrics) and has_bf16() else "f32"
     maker = _Maker(package, networks, device, precision, warn or (lambda text: None))
     if engine == TORCH or device.type != "cpu":
         return maker.plain("asked for" if engine == TORCH else f"on {device}")
@@ -121,7 +121,7 @@ def make_engines(
 
 def bf16_dice(metrics: Mapping[str, Any]) -> float | None:
     """The Dice between bf16 and f32 label maps that a card has."""
-    found = metrics.get("bf16 against f32")
+    found = metrics.get(BF16_METRIC)
     dice = found.get("Dice") if isinstance(found, Mapping) else None
     return float(dice) if isinstance(dice, (int, float)) else None
 
@@ -130,7 +130,7 @@ def _keeps_labels(metrics: Mapping[str, Any]) -> bool:
     return (bf16_dice(metrics) or 0) >= BF16_KEEPS_LABELS
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether this CPU computes in bfloat16, rather than imitating it."""
     if OPENVINO not in installed_engines():
         return False
@@ -284,9 +284,10 @@ class _Maker:
                 if path is not None and path.is_file():
                     self._graphs.append(path.read_bytes())
                     continue
-                stream = io.BytesIO()
-                write_graph(network, self.noise, stream, self.package.card.name)
-                self._graphs.append(stream.getvalue())
+                with tempfile.TemporaryDirectory() as temporary:
+                    graph = Path(temporary) / "graph.onnx"
+                    write_graph(network, self.noise, graph, self.package.card.name)
+                    self._graphs.append(graph.read_bytes())
                 if path is not None:
                     keep(path, self._graphs[-1])
         return self._graphs

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError, OutputError, PackageError
 from ..files import atomic_file, require_new
@@ -168,7 +168,7 @@ def _shapes(plan: Plan) -> tuple[tuple[int, ...], ...]:
     return (1, plan.channels, *plan.patch_size), (2, plan.channels, *larger)
 
 
-def write_graph(network: torch.nn.Module, image: torch.Tensor, target: Path | BinaryIO, name: str) -> None:
+def write_graph(network: torch.nn.Module, image: torch.Tensor, path: Path, name: str) -> None:
     """Trace a network on an image (batch, channel, x, y, z) and write its graph; batch and x, y, z are dynamic.
 
     Raises:
@@ -185,7 +185,7 @@ def write_graph(network: torch.nn.Module, image: torch.Tensor, target: Path | Bi
             torch.onnx.export(
                 network,
                 (image,),
-                str(target) if isinstance(target, Path) else target,
+                str(path),
                 dynamo=False,
                 opset_version=_OPSET,
                 input_names=[INPUT],
