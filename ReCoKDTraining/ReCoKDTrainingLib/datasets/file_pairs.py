@@ -90,9 +90,9 @@ class FilePairsDataset(Dataset):
         options = options or SourceOptions()
         found = self._found(options)
         if not found:
-            fault = f" that the rule {options.image_rule!r} fits. Correct the rule." if options.image_rule else "."
-            advice = "" if options.image_rule else f" {WHAT_TO_GIVE}"
-            raise DatasetError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){fault}{advice}")
+            rule = f" that the rule {options.image_rule!r} fits. Correct the rule."
+            more = rule if options.image_rule else f". {WHAT_TO_GIVE}"
+            raise DatasetError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){more}")
         synonyms = read_synonyms(options.synonyms)
         segments = {files.label: _segments(files.label) for files in found.values() if _is_segmentation(files.label)}
         label_set = self._label_set(found, segments, synonyms)
