@@ -24,7 +24,9 @@ from .dataset import Dataset
 from .nnunet_raw import read_description
 from .options import SourceOptions
 
-WHAT_TO_GIVE = "Give a folder with a dataset.json (nnU-Net, Decathlon), with scenes (.mrb, .mrml), images and segmentations, or DICOM."
+WHAT_TO_GIVE = (
+    "Give a folder with a dataset.json (nnU-Net, Decathlon), scenes (.mrb, .mrml), images and segmentations, or DICOM."
+)
 SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "volume", "volumes", "scan", "scans", "imagestr", "imagests"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
