@@ -16,6 +16,9 @@ from ReCoKDLib.volume import Volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# What ``--engine auto`` means in tests, and in the processes that they start: no timing, nothing in the user's cache.
+os.environ["RECOKD_ENGINE"] = "torch"
+
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
 
 

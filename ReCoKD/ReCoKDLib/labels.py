@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import DatasetError, InputError
+from .errors import DatasetError, InputError, PlanError
 
 if TYPE_CHECKING:
     import torch
@@ -177,21 +177,34 @@ class LabelSet:
         Args:
             logits: One for each head.
             wanted: The only segments to put into the map; the decision between labels stays that of all.
+
+        Raises:
+            PlanError: The logits hold NaN.
         """
         import torch
 
         chosen = self.segments if wanted is None else wanted
         result = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
         if not self.has_regions:
-            winners = logits.argmax(0).to(torch.int16)
-            if wanted is None:
-                return winners
-            for segment in chosen:
-                result[winners == segment.value] = segment.value
+            # Class by class: the largest so far and whose it is. The first of several largest wins, as in argmax.
+            largest = logits[0].clone()
+            for segment, head in zip(self.segments, logits[1:], strict=True):
+                result[head > largest] = segment.value if segment in chosen else 0
+                torch.maximum(largest, head, out=largest)
+            _require_numbers(largest)
             return result
+        _require_numbers(logits)
         # sigmoid(x) > 0.5 as nnU-Net computes it, in float32
         inside = logits.float().sigmoid() > 0.5
         for head, segment in enumerate(self.segments):
             if segment in chosen:
                 result[inside[head]] = segment.value
         return result
+
+
+def _require_numbers(logits: torch.Tensor) -> None:
+    if logits.isnan().any():
+        raise PlanError(
+            "The network's result holds values that are not numbers (NaN), so there are no labels. With --precision "
+            "bf16 or on a GPU try --precision f32 --device cpu; if it stays, the model's weights are broken."
+        )

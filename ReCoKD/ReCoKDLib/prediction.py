@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from .engines.base import TORCH, Engine, TorchEngine
+from .engines.choosing import make_engines
 from .errors import InputError, MissingDependencyError, PackageError, ReCoKDError
 from .labels import LabelSet, Segment
+from .memory import fitting_tile, smaller_tile, tiles_in_words
 from .networks import build_network, load_weights
 from .plan import WHOLE_IMAGE, Plan
-from .preprocessing import PreprocessedCase, preprocess, restore_grid, uncrop
-from .sliding_window import sliding_window_logits
+from .preprocessing import PreprocessedCase, in_array_axes, preprocess
+from .restoring import SlabRestorer
+from .sliding_window import sliding_window_logits, sliding_window_slabs
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -42,11 +46,6 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _part(progress: Callable[[float], None], part: int, parts: int) -> Callable[[float], None]:
-    """Tell the progress of one of several equal parts as that of the whole."""
-    return lambda done: progress((part + done) / parts)
-
-
 @dataclass(frozen=True)
 class Prediction:
     """A network's answer for one volume, both on the volume's own grid.
@@ -60,6 +59,16 @@ class Prediction:
     probabilities: Volume | None
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What may differ from one run of a predictor to the next."""
+
+    tile: Sequence[int]
+    engines: Sequence[Engine]
+    progress: Callable[[float], None] | None
+    cancelled: Callable[[], bool] | None
+
+
 class Predictor:
     """A plan, its labels and the networks of one or more folds, ready to segment volumes.
 
@@ -67,7 +76,8 @@ class Predictor:
         plan: Preprocessing and patch size.
         label_set: What the heads mean.
         networks: One for each fold; their logits are averaged.
-        device: Where they run.
+        device: Where PyTorch runs them.
+        engines: What runs each of them; None for PyTorch.
         tile_step: Largest distance of neighbouring tiles as a fraction of the patch.
         mirror_axes: Axes of the plan over whose flips each tile is averaged; empty for none.
         orientation: Axis codes (such as ``"RAS"``) that all training volumes had. Volumes are brought there by
@@ -82,6 +92,7 @@ class Predictor:
         networks: Sequence[nn.Module],
         *,
         device: torch.device | str = "cpu",
+        engines: Sequence[Engine] | None = None,
         tile_step: float = 0.5,
         mirror_axes: Sequence[int] = (),
         orientation: str | None = None,
@@ -90,17 +101,31 @@ class Predictor:
         self.label_set = label_set
         self.device = torch.device(device)
         self.networks = [network.to(self.device).eval() for network in networks]
+        self.engines: tuple[Engine, ...] = (
+            tuple(TorchEngine(network, self.device) for network in self.networks) if engines is None else tuple(engines)
+        )
+        if not self.networks:
+            raise ReCoKDError("The model has no networks. Restore its package.")
         self.tile_step = tile_step
         self.mirror_axes = tuple(mirror_axes)
         self.orientation = orientation
 
     @classmethod
     def from_package(
-        cls, package: ModelPackage, device: torch.device | str = "auto", mirroring: bool = False
+        cls,
+        package: ModelPackage,
+        device: torch.device | str = "auto",
+        mirroring: bool = False,
+        *,
+        engine: str = TORCH,
+        precision: str = "f32",
+        warn: Callable[[str], None] | None = None,
     ) -> Predictor:
-        """Load a model package's networks onto a device.
+        """Load a model package's networks onto a device; arguments are those of :func:`.engines.choosing.make_engines`.
 
         Raises:
+            InputError: There is no such engine or precision.
+            MissingDependencyError: The device or the engine is not there.
             PackageError: It wants clicks as further channels, which are not given here.
             PlanError: Its weights do not fit its plan.
         """
@@ -114,11 +139,14 @@ class Predictor:
             network = build_network(package.plan.architecture, package.plan.channels, package.label_set.number_of_heads)
             load_weights(network, package.weights(fold))
             networks.append(network)
+        place = choose_device(device) if isinstance(device, str) else device
+        made = make_engines(package, networks, place, engine, precision, warn)
         return cls(
             package.plan,
             package.label_set,
             networks,
-            device=choose_device(device) if isinstance(device, str) else device,
+            device=place,
+            engines=made.folds,
             mirror_axes=package.card.mirror_axes if mirroring else (),
             orientation=package.card.orientation,
         )
@@ -133,25 +161,56 @@ class Predictor:
         cancelled: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """(heads, x, y, z) logits of a preprocessed case at the plan's spacing, averaged over folds."""
-        data = torch.from_numpy(case.data)
+        return self._logits(case, _Run(self.plan.patch_size, self.engines, progress, cancelled))
+
+    def _logits(self, case: PreprocessedCase, run: _Run) -> torch.Tensor:
+        data, heads = torch.from_numpy(case.data), self.label_set.number_of_heads
         total: torch.Tensor | None = None
-        folds = len(self.networks)
-        for fold, network in enumerate(self.networks):
-            logits = sliding_window_logits(
-                network,
-                data,
-                self.plan.patch_size,
-                self.label_set.number_of_heads,
-                tile_step=self.tile_step,
-                mirror_axes=self.mirror_axes,
-                device=self.device,
-                progress=None if progress is None else _part(progress, fold, folds),
-                cancelled=cancelled,
-            )
+        for engine, options in self._windows(run):
+            logits = sliding_window_logits(engine, data, run.tile, heads, **options)
             total = logits if total is None else total + logits
-        if total is None:
-            raise ReCoKDError("The model has no networks. Restore its package.")
-        return total / folds
+        assert total is not None
+        return total if len(run.engines) == 1 else total / len(run.engines)
+
+    def _windows(self, run: _Run) -> list[tuple[Engine, dict[str, Any]]]:
+        """For each fold its engine and the sliding window's arguments."""
+        done = [0.0] * len(run.engines)
+        progress = run.progress
+
+        def of_fold(fold: int) -> Callable[[float], None] | None:
+            def tell(fraction: float) -> None:
+                done[fold] = fraction
+                if progress is not None:
+                    progress(sum(done) / len(done))
+
+            return None if progress is None else tell
+
+        common = {
+            "tile_step": self.tile_step,
+            "mirror_axes": self.mirror_axes,
+            "cancelled": run.cancelled,
+        }
+        return [(engine, {**common, "progress": of_fold(fold)}) for fold, engine in enumerate(run.engines)]
+
+    def _slabs(self, case: PreprocessedCase, run: _Run) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Planes of the case's own grid, in order, and what is interpolated there; the next slab overwrites it."""
+        heads = self.label_set.number_of_heads
+        restorer = SlabRestorer(case, self.plan, heads)
+        if self._interpolates_softly:
+            yield from restorer.push(0, self.label_set.probabilities(self._logits(case, run)))
+            return
+        data, tile = torch.from_numpy(case.data), run.tile
+        folds = [sliding_window_slabs(engine, data, tile, heads, **options) for engine, options in self._windows(run)]
+        for slabs in zip(*folds, strict=True):
+            first, logits = slabs[0]
+            for _, other in slabs[1:]:
+                logits += other
+            yield from restorer.push(first, logits.div_(len(folds)) if len(folds) > 1 else logits)
+
+    @property
+    def _interpolates_softly(self) -> bool:
+        """Logits are interpolated themselves as nnU-Net does it, or as probabilities as MONAI does."""
+        return self.plan.preprocessor == WHOLE_IMAGE
 
     def predict(
         self,
@@ -159,20 +218,27 @@ class Predictor:
         *,
         segments: Sequence[Segment] | None = None,
         probabilities: bool = False,
+        memory: float | None = None,
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> Prediction:
         """Segment a volume.
+
+        Where the device's memory does not suffice it is tried again with smaller tiles, and then on the CPU.
 
         Args:
             volume: As many channels as the plan has, on any grid.
             segments: The only ones to put into the label map; None for all.
             probabilities: Return those as well.
+            memory: GB that the process may take, by smaller tiles where needed; None sets no bound.
             progress: Called with the finished fraction.
             cancelled: Asked before each tile.
+            warn: Told in plain words where smaller tiles or another device were taken.
 
         Raises:
-            InputError: The number of channels is wrong.
+            InputError: The number of channels is wrong, or the bound too small.
+            PlanError: The network's result holds NaN.
             Cancelled: ``cancelled`` said so.
         """
         if volume.channels != self.plan.channels:
@@ -181,23 +247,55 @@ class Predictor:
                 "Give one volume for each channel, in the order of the model's card."
             )
         case = preprocess(self._oriented(volume), self.plan)
-        logits = self._on_grid_of_case(self.patch_logits(case, progress, cancelled), case)
-        labels = self.label_set.label_map(logits, segments).numpy()[None]
-        whole = uncrop(labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16), case, self.plan)
-        soft = None
-        if probabilities:
-            array = uncrop(self.label_set.probabilities(logits).numpy(), case, self.plan)
-            if not self.label_set.has_regions:
-                array[0] = 1 - array[1:].sum(0)  # outside the bounding box: certainly background
-            soft = self._on_grid_of(volume, array)
-        return Prediction(self._on_grid_of(volume, whole), soft)
+        heads = self.label_set.number_of_heads
+        told = warn or (lambda text: None)
+        tile, engines = self.plan.patch_size, self.engines
+        if memory is not None:
+            result_bytes = int(np.prod(volume.shape)) * (2 + (8 * heads if probabilities else 0))
+            tile = fitting_tile(self.plan, heads, case.data.shape[1:], result_bytes, memory)
+            if tile != self.plan.patch_size:
+                told(tiles_in_words(tile, self.plan, f"{memory:g} GB of memory do not suffice"))
+        while True:
+            run = _Run(tile, engines, progress, cancelled)
+            try:
+                return self._predicted(volume, case, run, segments, probabilities)
+            except torch.OutOfMemoryError:
+                smaller = smaller_tile(tile, self.plan)
+                if smaller is not None:
+                    tile = smaller
+                    told(tiles_in_words(tile, self.plan, f"The memory of {self.device} does not suffice"))
+                elif all(getattr(engine, "device", None) == torch.device("cpu") for engine in engines):
+                    raise
+                else:
+                    told(f"The memory of {self.device} does not suffice even for small tiles, so the CPU is used.")
+                    engines = tuple(TorchEngine(network, torch.device("cpu")) for network in self.networks)
+                    tile = self.plan.patch_size
 
-    def _on_grid_of_case(self, logits: torch.Tensor, case: PreprocessedCase) -> torch.Tensor:
-        """Logits at the case's own spacing: interpolated themselves as nnU-Net does, or as probabilities as MONAI."""
-        soft = self.plan.preprocessor == WHOLE_IMAGE
-        values = self.label_set.probabilities(logits) if soft else logits
-        restored = torch.from_numpy(np.ascontiguousarray(restore_grid(values.numpy(), case, self.plan)))
-        return self.label_set.logits(restored) if soft else restored
+    def _predicted(
+        self,
+        volume: Volume,
+        case: PreprocessedCase,
+        run: _Run,
+        segments: Sequence[Segment] | None,
+        probabilities: bool,
+    ) -> Prediction:
+        largest = max((segment.value for segment in self.label_set.segments), default=0)
+        labels = np.zeros((1, *case.shape_before_cropping), np.uint8 if largest < 256 else np.uint16)
+        soft: np.ndarray | None = None
+        if probabilities:
+            soft = np.zeros((self.label_set.number_of_heads, *case.shape_before_cropping), np.float32)
+            if not self.label_set.has_regions:
+                soft[0] = 1  # outside the bounding box: certainly background
+        inside = (slice(None), *case.bounding_box)
+        for planes, values in self._slabs(case, run):
+            logits = self.label_set.logits(values) if self._interpolates_softly else values
+            labels[inside][0, planes] = self.label_set.label_map(logits, segments).numpy()
+            if soft is not None:
+                soft[inside][:, planes] = self.label_set.probabilities(logits).numpy()
+        return Prediction(
+            self._on_grid_of(volume, in_array_axes(labels, self.plan)),
+            None if soft is None else self._on_grid_of(volume, in_array_axes(soft, self.plan)),
+        )
 
     def predict_mirrored(self, volume: Volume, axis: int | None, cancelled: Callable[[], bool] | None = None) -> Volume:
         """Probabilities of the volume mirrored along one axis of the plan (None: as it is), turned back onto its grid.

@@ -51,7 +51,9 @@ def non_zero_mask(array: Array) -> npt.NDArray[np.bool_]:
     """(x, y, z): where any channel of (channel, x, y, z) is not zero, holes filled."""
     from scipy.ndimage import binary_fill_holes
 
-    mask: npt.NDArray[np.bool_] = binary_fill_holes((array != 0).any(axis=0))
+    mask: npt.NDArray[np.bool_] = (array != 0).any(axis=0)
+    if not mask.all():
+        mask = binary_fill_holes(mask)
     return mask
 
 
@@ -79,16 +81,16 @@ def preprocess(volume: Volume, plan: Plan, labels: Volume | None = None) -> Prep
     mask = np.ones(shape, dtype=bool) if whole else non_zero_mask(data)
     box = bounding_box(mask)
     mask = mask[box]
-    cropped = data[(slice(None), *box)].astype(np.float32)  # a copy: the user's voxels are not touched
+    cropped = np.array(data[(slice(None), *box)], np.float32, order="C")  # a copy: the user's voxels are not touched
     spacing = in_plan_axes(volume.spacing, plan)
     new_shape = resampled_shape(cropped.shape[1:], spacing, plan.spacing, plan.resampling["data"])
     if not whole:
         for channel in range(plan.channels):
-            cropped[channel] = _normalised(cropped[channel], mask, plan, channel)
+            _normalise(cropped[channel], mask, plan, channel)
     resampled = resample(cropped, new_shape, spacing, plan.spacing, plan.resampling["data"])
     if whole:
         for channel in range(plan.channels):
-            resampled[channel] = _normalised(resampled[channel], resampled[channel] != 0, plan, channel)
+            _normalise(resampled[channel], resampled[channel] != 0, plan, channel)
     target = None
     if labels is not None:
         target = labels.array.transpose(order)[(slice(None), *box)].astype(np.int16)
@@ -97,24 +99,28 @@ def preprocess(volume: Volume, plan: Plan, labels: Volume | None = None) -> Prep
     return PreprocessedCase(resampled, target, (shape[0], shape[1], shape[2]), box, spacing)
 
 
-def _normalised(image: Array, mask: npt.NDArray[np.bool_], plan: Plan, channel: int) -> Array:
-    """One channel by its nnU-Net scheme, in float32."""
+def _normalise(image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], plan: Plan, channel: int) -> None:
+    """One channel by its nnU-Net scheme, in place."""
     scheme = plan.normalization_schemes[channel]
     epsilon = 1e-8
-    result: Array = image.copy()
     if scheme == "ZScoreNormalization":
-        inside = mask if plan.use_mask_for_norm[channel] and mask.any() else ...
-        result[inside] = (image[inside] - image[inside].mean()) / max(image[inside].std(), epsilon)
+        if plan.use_mask_for_norm[channel] and mask.any() and not mask.all():
+            known = image[mask]
+            image[mask] = (known - known.mean()) / max(known.std(), epsilon)
+        else:
+            mean, deviation = image.mean(), max(image.std(), epsilon)
+            image -= mean
+            image /= deviation
     elif scheme == "CTNormalization":
-        known = plan.intensity_properties[channel]
-        result = np.clip(image, known["percentile_00_5"], known["percentile_99_5"])
-        result = (result - np.float32(known["mean"])) / np.float32(max(known["std"], epsilon))
+        properties = plan.intensity_properties[channel]
+        np.clip(image, properties["percentile_00_5"], properties["percentile_99_5"], out=image)
+        image -= np.float32(properties["mean"])
+        image /= np.float32(max(properties["std"], epsilon))
     elif scheme == "RescaleTo01Normalization":
-        result = image - image.min()
-        result = result / max(result.max(), epsilon)
+        image -= image.min()
+        image /= max(image.max(), epsilon)
     elif scheme == "RGBTo01Normalization":
-        result = image / np.float32(255)
-    return result
+        image /= np.float32(255)
 
 
 def restore_grid(logits: Array, case: PreprocessedCase, plan: Plan) -> Array:
@@ -126,4 +132,9 @@ def uncrop(array: Array, case: PreprocessedCase, plan: Plan, outside: float = 0)
     """(channel, x, y, z) of the bounding box put back into the whole image, in (channel, k, j, i) order."""
     whole = np.full((array.shape[0], *case.shape_before_cropping), outside, dtype=array.dtype)
     whole[(slice(None), *case.bounding_box)] = array
-    return np.ascontiguousarray(whole.transpose(0, *(1 + axis for axis in plan.transpose_backward)))
+    return in_array_axes(whole, plan)
+
+
+def in_array_axes(array: Array, plan: Plan) -> Array:
+    """(channel, x, y, z) in the plan's axes to (channel, k, j, i); copied only where the two differ."""
+    return np.ascontiguousarray(array.transpose(0, *(1 + axis for axis in plan.transpose_backward)))

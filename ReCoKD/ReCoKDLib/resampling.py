@@ -11,6 +11,7 @@ they share their outer borders.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -107,9 +108,91 @@ def resample(
             result[channel] = interpolate(source, shape, order)
             continue
         in_plane = tuple(n for a, n in enumerate(shape) if a != axis)
+        if order_z == 0 or source.shape[axis] == shape[axis]:
+            # Slice by slice into the result, each once: as it stands, or as the nearest of several.
+            nearest = _nearest(source.shape[axis], shape[axis])
+            target = np.moveaxis(result[channel], axis, 0)
+            for s in np.unique(nearest):
+                target[nearest == s] = interpolate(np.take(source, s, axis), in_plane, order)
+            continue
         slices = [interpolate(np.take(source, s, axis), in_plane, order) for s in range(source.shape[axis])]
         result[channel] = _across(np.stack(slices, axis), shape[axis], axis, order_z, bool(options.get("is_seg")))
     return result
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Linear interpolation along one axis: voxel n is ``low + weight * (high - low)`` of the two source voxels.
+
+    Attributes:
+        low: Index of the first neighbour for each voxel, never falling.
+        high: Of the second one.
+        weight: float64 in [0, 1).
+    """
+
+    low: npt.NDArray[np.int64]
+    high: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64]
+    length: int  # of the source
+
+    @property
+    def identity(self) -> bool:
+        """Whether each voxel is the source's own."""
+        return len(self.low) == self.length and not self.weight.any() and bool((np.diff(self.low) == 1).all())
+
+
+def linear_taps(
+    shape: Sequence[int],
+    new_shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    options: Mapping[str, Any],
+) -> tuple[Taps, Taps, Taps] | None:
+    """What :func:`resample` does with images, as taps along each axis; None where it is not linear or nearest.
+
+    Arguments are those of :func:`resample`, ``shape`` that of its array.
+    """
+    function = options.get("function")
+    order, order_z = int(options.get("order", 3)), int(options.get("order_z", 0))
+    step = [new / old for old, new in zip(spacing, new_spacing, strict=True)]
+    same = tuple(shape) == tuple(new_shape)
+    if function == FROM_FIRST_VOXEL:
+        same = same and np.allclose(step, 1, rtol=1e-6)
+    if same or function == "no_resampling_hack":
+        a, b, c = (_taps(np.arange(n, dtype=np.float64), n, 1) for n in shape)
+        return a, b, c
+    if function == "resample_torch_fornnunet" or order > 1:
+        return None
+    apart = coarse_axis(
+        spacing,
+        new_spacing,
+        options.get("force_separate_z"),
+        float(options.get("separate_z_anisotropy_threshold", ANISOTROPY_THRESHOLD)),
+    )
+    if function == FROM_FIRST_VOXEL:
+        apart = None
+    if apart is not None and order_z > 1:
+        return None
+    found = []
+    for axis, (n, m) in enumerate(zip(shape, new_shape, strict=True)):
+        voxels: npt.NDArray[np.float64] = np.arange(m, dtype=np.float64)
+        places = voxels * step[axis] if function == FROM_FIRST_VOXEL else n / m * (voxels + 0.5) - 0.5
+        found.append(_taps(places, n, order_z if axis == apart else order))
+    return found[0], found[1], found[2]
+
+
+def _taps(places: npt.NDArray[np.float64], length: int, order: int) -> Taps:
+    """At these places of a source of some length, whose border voxels go on beyond it."""
+    inside = np.clip(places, 0, length - 1)
+    if order == 0:
+        nearest = np.floor(inside + 0.5).astype(np.int64)
+        return Taps(nearest, nearest, np.zeros(len(places)), length)
+    low = np.minimum(np.floor(inside).astype(np.int64), max(length - 2, 0))
+    weight = inside - low
+    high = np.minimum(low + 1, length - 1)
+    low = np.where(weight == 1, high, low)  # the last voxel itself
+    weight = np.where(weight == 1, 0, weight)
+    return Taps(low, np.where(weight == 0, low, high), weight, length)
 
 
 def _resize_image(source: Array, shape: Sequence[int], order: int) -> Array:
@@ -147,17 +230,21 @@ def _resize_labels(image: Interpolation, source: Array, shape: Sequence[int], or
     return result
 
 
+def _nearest(length: int, new_length: int) -> npt.NDArray[np.intp]:
+    """For each of ``new_length`` slices the nearest of ``length``, at voxel centres."""
+    from scipy.ndimage import map_coordinates
+
+    centres = length / new_length * (np.arange(new_length) + 0.5) - 0.5
+    nearest = map_coordinates(np.arange(length, dtype=np.float64), [centres], order=0, mode="nearest")
+    indices: npt.NDArray[np.intp] = nearest.astype(np.intp)
+    return indices
+
+
 def _across(source: Array, length: int, axis: int, order: int, labels: bool) -> Array:
     """Resample one axis by interpolation of the given order, at voxel centres."""
     from scipy.ndimage import map_coordinates
 
-    if source.shape[axis] == length:
-        return source
     centres = source.shape[axis] / length * (np.arange(length) + 0.5) - 0.5
-    if order == 0:
-        nearest = map_coordinates(np.arange(source.shape[axis], dtype=np.float64), [centres], order=0, mode="nearest")
-        repeated: Array = np.take(source, nearest.astype(np.intp), axis)
-        return repeated
     shape = [length if a == axis else n for a, n in enumerate(source.shape)]
     grid = np.meshgrid(*(centres if a == axis else np.arange(n) for a, n in enumerate(shape)), indexing="ij")
     if not labels:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class SegmentationResult:
         label_set: The segments that were asked for.
         volume: What was segmented.
         student: Name of the student.
-        warnings: What in the input does not fit the student's card, in plain words.
+        warnings: What in the input does not fit the student's card, and what was not done as asked, in plain words.
         probabilities: One float16 channel for each head of ``label_set`` (half the memory of float32, and to three
             digits as exact); None unless asked for.
         seconds: From the volume in memory to the labels in memory, loading of the student included.
@@ -65,13 +65,23 @@ class LoadedStudent:
     predictor: Predictor
 
     @classmethod
-    def load(cls, student: ModelPackage | Path | str, device: str = "auto", mirroring: bool = False) -> LoadedStudent:
+    def load(
+        cls,
+        student: ModelPackage | Path | str,
+        device: str = "auto",
+        mirroring: bool = False,
+        *,
+        engine: str = "auto",
+        precision: str = "f32",
+        warn: Callable[[str], None] | None = None,
+    ) -> LoadedStudent:
         """Load a student; arguments and errors are those of :func:`segment`."""
         # Only here, because Slicer reads results without loading torch.
         from .prediction import Predictor
 
         package = _package(student)
-        return cls(package, Predictor.from_package(package, device, mirroring))
+        options: dict[str, Any] = {"engine": engine, "precision": precision, "warn": warn}
+        return cls(package, Predictor.from_package(package, device, mirroring, **options))
 
 
 def segment(
@@ -81,6 +91,9 @@ def segment(
     labels: Sequence[str] | None = None,
     device: str = "auto",
     mirroring: bool = False,
+    engine: str = "auto",
+    precision: str = "f32",
+    memory: float | None = None,
     probabilities: bool = False,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -90,19 +103,25 @@ def segment(
 
     Args:
         volumes: One volume for each channel of the student's card in its order, all on one grid; or one with all.
-        student: A package, its path, or the name of an installed one; or a loaded one, whose device and mirroring then
-            hold.
+        student: A package, its path, or the name of an installed one; or a loaded one, whose device, mirroring, engine
+            and precision then hold.
         labels: Names of the only structures wanted; None for all.
         device: auto, cpu, cuda or mps.
         mirroring: Average over flips: a little better, several times as slow.
+        engine: What runs the network: auto, torch, openvino or onnxruntime; see :mod:`.engines.choosing`.
+        precision: f32, bf16, or auto: bf16 where the student's card shows that it keeps the labels.
+        memory: GB that the whole process may take; smaller tiles are taken where the plan's would need more, which
+            changes the result a little and is told. None sets no bound.
         probabilities: Return those as well, which corrections and doubt are made from.
         progress: Called with the finished fraction, from 0 to 1.
         cancelled: Asked between tiles.
-        warn: Told, before the work begins, each thing in the input that does not fit the card; the result has them too.
+        warn: Told, before the work begins, each thing in the input that does not fit the card, and later whatever was
+            not done as asked; the result has them too.
 
     Raises:
         InputError: Grids differ, the number of channels is wrong, voxels are not numbers or all the same, or a
-            label is unknown; or the memory does not suffice for the volume.
+            label is unknown; or the memory, or its bound, does not suffice for the volume.
+        MissingDependencyError: The device or the engine is not there.
         PackageError: The student cannot be found or opened.
         Cancelled: ``cancelled`` said so.
     """
@@ -111,14 +130,26 @@ def segment(
     package = _package(student)
     volume = stack_channels([volumes] if isinstance(volumes, Volume) else list(volumes))
     wanted = package.label_set.subset(labels)
-    warnings = check_input(volume, package.card, package.plan)
-    if warn is not None:
-        for warning in warnings:
+    warnings: list[str] = []
+
+    def told(warning: str) -> None:
+        warnings.append(warning)
+        if warn is not None:
             warn(warning)
-    predictor = (loaded or LoadedStudent.load(package, device, mirroring)).predictor
+
+    for warning in check_input(volume, package.card, package.plan):
+        told(warning)
+    if loaded is None:
+        loaded = LoadedStudent.load(package, device, mirroring, engine=engine, precision=precision, warn=told)
     try:
-        prediction = predictor.predict(
-            volume, segments=wanted, probabilities=probabilities, progress=progress, cancelled=cancelled
+        prediction = loaded.predictor.predict(
+            volume,
+            segments=wanted,
+            probabilities=probabilities,
+            memory=memory,
+            progress=progress,
+            cancelled=cancelled,
+            warn=told,
         )
     except (MemoryError, RuntimeError) as error:
         # torch has no class of its own for a CPU's memory that does not suffice
@@ -130,7 +161,7 @@ def segment(
         label_set=replace(package.label_set, segments=wanted),
         volume=volume,
         student=package.card.name,
-        warnings=warnings,
+        warnings=tuple(warnings),
         seconds=time.perf_counter() - begun,
         probabilities=None
         if prediction.probabilities is None
@@ -176,6 +207,9 @@ def segment_files(
     picture: Path | None = None,
     device: str = "auto",
     mirroring: bool = False,
+    engine: str = "auto",
+    precision: str = "f32",
+    memory: float | None = None,
     overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -212,6 +246,9 @@ def segment_files(
         labels=labels,
         device=device,
         mirroring=mirroring,
+        engine=engine,
+        precision=precision,
+        memory=memory,
         progress=progress,
         cancelled=cancelled,
         warn=warn,

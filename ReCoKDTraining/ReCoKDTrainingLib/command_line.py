@@ -93,14 +93,7 @@ def parse_arguments(description: Path, argv: Sequence[str] | None = None) -> arg
 def configuration(description: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """All parameters by name, for ``config.json``, but those of how a run is started."""
     names = [name for name in _names(description, "longflag") if name not in _OF_A_START]
-    return {name: _plain(getattr(arguments, name)) for name in names}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it."""
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return {name: getattr(arguments, name) for name in names}
 
 
 def write_returned(description: Path, path: Path, values: Mapping[str, object]) -> None:

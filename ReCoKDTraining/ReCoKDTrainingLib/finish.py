@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord, require_name
+from ReCoKDLib.engines.agreement import bf16_against_f32
 from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
@@ -25,6 +26,8 @@ from .progress import Progress
 from .report import write_report
 from .runs import EVALUATION, Run, RunSettings
 from .training_data import unlabelled
+
+_BF16_CASES = 8  # whose labels in bf16 are compared with those in f32
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Fini
         measured = f"{len(run.split.validation)} held-out cases of {run.dataset.name}, no mirroring"
         if run.settings.ship == "best":
             measured += "; the weights were chosen by their Dice on such cases, which flatters them"
-        write({"measured on": measured, **comparison.student.summary()})
+        some = (case.volume() for case in run.split.validation[:_BF16_CASES])
+        halved = bf16_against_f32(ModelPackage.open(path), some)
+        write({"measured on": measured, **comparison.student.summary(), **halved})
     report = write_report(run, ModelPackage.open(path), comparison)
     mean = math.nan if comparison is None else comparison.student.mean("dice")
     return Finished(path, report, mean if math.isfinite(mean) else None)

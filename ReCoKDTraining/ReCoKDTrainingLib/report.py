@@ -256,7 +256,7 @@ def _facts(run: Run, package: ModelPackage) -> str:
     }
     configuration = {
         # Folders may be named after people; the last part of a path says enough.
-        name: value.name if isinstance(value, Path) else value
+        name: _without_folder(value)
         for name, value in run.settings.configuration.items()
     }
     return _section(

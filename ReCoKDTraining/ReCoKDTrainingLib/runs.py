@@ -277,7 +277,7 @@ def _describe(
 ) -> None:
     """The files of the run folder that say what the run is."""
     write_json(settings.output / FINGERPRINT, fingerprint.to_dict(), overwrite=True)
-    write_json(settings.output / CONFIGURATION, dict(settings.configuration), overwrite=True)
+    write_json(settings.output / CONFIGURATION, _plain(settings.configuration), overwrite=True)
     write_json(settings.output / ENVIRONMENT, environment(device), overwrite=True)
     write_json(settings.output / SPLIT, {"train": facts["cases"], "val": facts["held-out cases"]}, overwrite=True)
     write_json(settings.output / PLAN, plan.to_nnunet(), overwrite=True)
@@ -295,6 +295,12 @@ def _validation(
     if settings.validate_every <= 0 or not cases:
         return None
     return Validation(cases, plan, label_set, orientation, device, settings.validate_every, settings.patience)
+
+
+def _plain(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON can hold it."""
+    texts = {name: [str(v) for v in value] for name, value in configuration.items() if isinstance(value, list)}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in configuration.items()} | texts
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -352,7 +358,7 @@ def _require_same_heads(model: ModelPackage, dataset: Dataset) -> None:
 
 def _fingerprint(dataset: Dataset, split: Split, progress: Progress) -> Fingerprint:
     """Of the training cases."""
-    progress.stage("Reading the training cases", len(split.training), part=(0.0, 0.02))
+    progress.stage("Reading the training cases", len(split.training), part=(0.01, 0.02))
     return fingerprint_cases(
         split.training, dataset.channel_names, dataset.label_set, unlabelled=True, progress=progress.fraction
     )

@@ -73,7 +73,7 @@ def checked_split(
         DatasetError: Something would spoil the training; all of it is named.
     """
     split = read_split(dataset, settings.split, settings.fold, unlabelled=True)
-    progress.stage("Checking the cases", len(dataset.cases))
+    progress.stage("Checking the cases", len(dataset.cases), part=(0.0, 0.01))
     check = check_cases(dataset, split, has_teacher=has_teacher, skip_bad=settings.skip_bad, progress=progress.fraction)
     spoiling = [
         line(name, finding)

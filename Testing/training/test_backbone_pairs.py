@@ -369,7 +369,7 @@ def test_a_run_between_backbones_resumes_bit_for_bit(segresnet: Path, raw_datase
         other = replace(settings["broken"], data=replace(settings["broken"].data, labels=("posterior",)))
         with pytest.raises(ReCoKDError, match="made with other settings: labels was None"):
             prepare_run(other, progress, resume=True)
-        with pytest.raises(ReCoKDError, match="made with other settings: plan was"):
+        with pytest.raises(ReCoKDError, match="made with other settings: plan, configurations"):
             prepare_run(replace(settings["broken"], backbone="PlainConvUNet"), progress, resume=True)
 
 

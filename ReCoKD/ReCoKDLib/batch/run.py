@@ -38,6 +38,9 @@ class BatchSettings:
         scheduler: Address of a Dask scheduler; then ``workers`` is not used.
         device: auto, cpu, cuda or mps.
         mirroring: Average over flips.
+        engine: As in :func:`ReCoKDLib.segment.segment`, and so the next two.
+        precision: f32, bf16 or auto.
+        memory: GB for each process.
         pictures: Draw a QC picture of each case.
         overwrite: Do again what is done, and replace files that are in the way.
     """
@@ -51,6 +54,9 @@ class BatchSettings:
     scheduler: str = ""
     device: str = "auto"
     mirroring: bool = False
+    engine: str = "auto"
+    precision: str = "f32"
+    memory: float | None = None
     pictures: bool = True
     overwrite: bool = False
 
@@ -117,6 +123,9 @@ def run_batch(
         labels=None if settings.labels is None else tuple(settings.labels),
         device=settings.device,
         mirroring=settings.mirroring,
+        engine=settings.engine,
+        precision=settings.precision,
+        memory=settings.memory,
         pictures=settings.pictures,
         overwrite=settings.overwrite,
     )

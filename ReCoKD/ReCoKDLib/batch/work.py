@@ -42,6 +42,9 @@ class Job:
         labels: Names of the only structures wanted; None for all.
         device: auto, cpu, cuda or mps.
         mirroring: Average over flips.
+        engine: auto, torch, openvino or onnxruntime.
+        precision: f32, bf16 or auto.
+        memory: GB for each process; None sets no bound.
         pictures: Draw a QC picture of each case.
         overwrite: Do again what is done, and replace files that are not of an earlier run.
     """
@@ -53,6 +56,9 @@ class Job:
     labels: tuple[str, ...] | None = None
     device: str = "auto"
     mirroring: bool = False
+    engine: str = "auto"
+    precision: str = "f32"
+    memory: float | None = None
     pictures: bool = True
     overwrite: bool = False
 
@@ -65,12 +71,12 @@ _one_at_a_time = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _student(path: Path, checksum: str, device: str, mirroring: bool) -> LoadedStudent:
+def _student(path: Path, checksum: str, device: str, mirroring: bool, engine: str, precision: str) -> LoadedStudent:
     """The student of this process, loaded for its first case."""
     package = ModelPackage.open(path)
     if package.checksum != checksum:
         raise OutputError(f"{path} was changed while the batch ran. Start again with the new student.")
-    return LoadedStudent.load(package, device, mirroring)
+    return LoadedStudent.load(package, device, mirroring, engine=engine, precision=precision)
 
 
 def job_of(case: BatchCase, job: Job) -> dict[str, Any]:
@@ -83,6 +89,9 @@ def job_of(case: BatchCase, job: Job) -> dict[str, Any]:
             except OSError:
                 continue  # told when it is read
             inputs.append([file.name, source.series, status.st_size, status.st_mtime_ns])
+    # Only what was asked for, so that a folder of an earlier version goes on.
+    asked = {"precision": job.precision} if job.precision != "f32" else {}
+    bound = {} if job.memory is None else {"memory": job.memory}
     return {
         "inputs": inputs,
         "student": job.checksum,
@@ -90,6 +99,8 @@ def job_of(case: BatchCase, job: Job) -> dict[str, Any]:
         "labels": None if job.labels is None else list(job.labels),
         "mirroring": job.mirroring,
         "pictures": job.pictures,
+        **asked,
+        **bound,
     }
 
 
@@ -169,11 +180,12 @@ def _segmented(case: BatchCase, job: Job, record: Record, cancelled: Callable[[]
     output = job.output / record.output
     picture = job.output / record.picture if record.picture else None
     source = dicom_source(case.sources[0].path, output, case.sources[0].series)
-    student = _student(job.student, job.checksum, job.device, job.mirroring)
+    student = _student(job.student, job.checksum, job.device, job.mirroring, job.engine, job.precision)
     result = segment(
         [read_volume(channel.path, channel.series) for channel in case.sources],
         student,
         labels=job.labels,
+        memory=job.memory,
         probabilities=True,
         cancelled=cancelled,
     )

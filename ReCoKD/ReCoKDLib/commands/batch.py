@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import comma_separated
+from .console import add_running, comma_separated
 
 if TYPE_CHECKING:
     from ..batch.cases import BatchCase
@@ -55,6 +55,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mirroring", action="store_true", help="average over flips: a little better, several times as slow"
     )
+    add_running(command)
     command.add_argument("--no-pictures", action="store_true", help="no QC pictures")
     command.add_argument(
         "--overwrite", action="store_true", help="do again what is done, and replace files that are in the way"
@@ -88,6 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
         scheduler=arguments.scheduler,
         device=arguments.device,
         mirroring=arguments.mirroring,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        memory=arguments.memory,
         pictures=not arguments.no_pictures,
         overwrite=arguments.overwrite,
     )

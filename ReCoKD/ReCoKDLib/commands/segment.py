@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .console import comma_separated, progress_bar
+from .console import add_running, comma_separated, progress_bar
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +36,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command.add_argument(
         "--mirroring", action="store_true", help="average over flips: a little better, several times as slow"
     )
+    add_running(command)
     command.add_argument("--overwrite", action="store_true", help="replace files that exist")
     command.set_defaults(run=_segment)
 
@@ -54,6 +55,9 @@ def _segment(arguments: argparse.Namespace) -> None:
             picture=arguments.picture,
             device=arguments.device,
             mirroring=arguments.mirroring,
+            engine=arguments.engine,
+            precision=arguments.precision,
+            memory=arguments.memory,
             overwrite=arguments.overwrite,
             progress=progress,
             warn=lambda warning: print(f"recokd: warning: {warning}", file=sys.stderr, flush=True),

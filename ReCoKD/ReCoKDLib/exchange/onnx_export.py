@@ -168,11 +168,15 @@ def _shapes(plan: Plan) -> tuple[tuple[int, ...], ...]:
     return (1, plan.channels, *plan.patch_size), (2, plan.channels, *larger)
 
 
-def _write(network: torch.nn.Module, image: torch.Tensor, path: Path, package: ModelPackage) -> None:
-    import onnx
+def write_graph(network: torch.nn.Module, image: torch.Tensor, path: Path, name: str) -> None:
+    """Trace a network on an image (batch, channel, x, y, z) and write its graph; batch and x, y, z are dynamic.
+
+    Raises:
+        PackageError: The network of the model ``name`` has no ONNX form.
+    """
     import torch
 
-    dynamic = {0: "batch", **{2 + axis: name for axis, name in enumerate(_AXES)}}
+    dynamic = {0: "batch", **{2 + axis: axis_name for axis, axis_name in enumerate(_AXES)}}
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing; what it gets wrong, the comparison finds
@@ -190,9 +194,15 @@ def _write(network: torch.nn.Module, image: torch.Tensor, path: Path, package: M
             )
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise PackageError(
-            f"The network of {package.card.name} has no ONNX form with this PyTorch ({type(error).__name__}: "
+            f"The network of {name} has no ONNX form with this PyTorch ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else ''}). Update PyTorch, or use another backbone."
         ) from error
+
+
+def _write(network: torch.nn.Module, image: torch.Tensor, path: Path, package: ModelPackage) -> None:
+    import onnx
+
+    write_graph(network, image, path, package.card.name)
     graph = onnx.load(str(path))
     graph.producer_name = "ReCoKD"
     graph.doc_string = f"{package.card.name} {package.card.version}. {package.card.intended_use}"

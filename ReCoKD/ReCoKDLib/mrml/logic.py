@@ -37,6 +37,9 @@ class SceneLogic:
         locked: Sequence[str] = (),
         device: str = "auto",
         mirroring: bool = False,
+        engine: str = "auto",
+        precision: str = "f32",
+        memory: float | None = None,
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Any:
@@ -56,6 +59,9 @@ class SceneLogic:
                 marked as completed.
             device: auto, cpu, cuda or mps.
             mirroring: Average over flips: a little better, several times as slow.
+            engine: What runs the network: auto, torch, openvino or onnxruntime.
+            precision: f32, bf16 or auto.
+            memory: GB that the process may take; None sets no bound.
             progress: Called with the finished fraction.
             cancelled: Asked between tiles.
 
@@ -66,7 +72,15 @@ class SceneLogic:
             ReCoKDError: With a message for the user; the scene is then as it was.
         """
         work = self.segmentLater(
-            volumeNode, student, labels=labels, roiNode=roiNode, device=device, mirroring=mirroring
+            volumeNode,
+            student,
+            labels=labels,
+            roiNode=roiNode,
+            device=device,
+            mirroring=mirroring,
+            engine=engine,
+            precision=precision,
+            memory=memory,
         )
         return self.showResult(work(progress, cancelled), segmentationNode, locked)
 

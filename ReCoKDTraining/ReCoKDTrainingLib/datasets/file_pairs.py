@@ -24,6 +24,9 @@ from .dataset import Dataset
 from .nnunet_raw import read_description
 from .options import SourceOptions
 
+WHAT_TO_GIVE = (
+    "Give a folder with a dataset.json (nnU-Net, Decathlon), scenes (.mrb, .mrml), images and segmentations, or DICOM."
+)
 SEGMENTATIONS = (".seg.nrrd", ".seg.nhdr")
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "volume", "volumes", "scan", "scans", "imagestr", "imagests"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -89,10 +92,9 @@ class FilePairsDataset(Dataset):
         options = options or SourceOptions()
         found = self._found(options)
         if not found:
-            raise DatasetError(
-                f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})"
-                + (f" that the rule {options.image_rule!r} fits. Correct the rule." if options.image_rule else ".")
-            )
+            rule = f" that the rule {options.image_rule!r} fits. Correct the rule."
+            more = rule if options.image_rule else f". {WHAT_TO_GIVE}"
+            raise DatasetError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){more}")
         synonyms = read_synonyms(options.synonyms)
         segments = {files.label: _segments(files.label) for files in found.values() if _is_segmentation(files.label)}
         label_set = self._label_set(found, segments, synonyms)

@@ -15,7 +15,7 @@ from .case import Case
 from .dataset import Dataset, Task
 from .decathlon import DecathlonDataset, is_decathlon
 from .dicom import DicomDataset, has_dicom
-from .file_pairs import FilePairsDataset
+from .file_pairs import WHAT_TO_GIVE, FilePairsDataset
 from .nnunet_raw import NnunetRawDataset, read_description
 from .options import SourceOptions
 from .scenes import ScenesDataset, scene_files
@@ -47,10 +47,7 @@ def open_dataset(path: Path, options: SourceOptions | None = None) -> Dataset:
             return NnunetRawDataset(path)
     if not options.image_rule:
         if not any(path.iterdir()):
-            raise DatasetError(
-                f"{path} is empty. Give a folder with a dataset.json (nnU-Net, Decathlon), with scenes (.mrb, .mrml), "
-                "images and segmentations, or DICOM."
-            )
+            raise DatasetError(f"{path} is empty. {WHAT_TO_GIVE}")
         if scene_files(path):
             return ScenesDataset(path, options)
         if has_dicom(path):
