@@ -265,3 +265,10 @@ def _facts(run: Run, package: ModelPackage) -> str:
         "<h3>Configuration</h3>",
         _table(("Parameter", "Value"), ((name, str(value)) for name, value in configuration.items()), 2),
     )
+
+
+def _without_folder(value: object) -> object:
+    """Only the last part of a path."""
+    if isinstance(value, list):
+        return ", ".join(str(_without_folder(each)) for each in value)
+    return value.name if isinstance(value, Path) else value
