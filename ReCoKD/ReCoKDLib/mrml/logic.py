@@ -26,6 +26,13 @@ class SceneLogic:
 
         ensure_dependencies(Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt")
 
+    def ensureTrainingDependencies(self) -> None:
+        """As :meth:`ensureDependencies`, with what training needs besides."""
+        from .dependencies import ensure_dependencies
+
+        self.ensureDependencies()
+        ensure_dependencies(Path(__file__).resolve().parents[2] / "Resources" / "training-requirements.txt")
+
     def segment(
         self,
         volumeNode: Any,
@@ -241,3 +248,22 @@ class SceneLogic:
         from .sessions import refining
 
         return export_node(refining(segmentationNode), Path(folder), **options)
+
+    def exportCasesForTraining(self, folder: Any, cases: Any = None, channels: Sequence[str] = ()) -> Any:
+        """Write cases of the open scene into a new folder that training reads.
+
+        Args:
+            folder: A folder that does not exist.
+            cases: ``ReCoKDLib.mrml.scene_cases.SceneCase``, some of the scene; None for all.
+            channels: Names or modalities of the channels, where there are several.
+
+        Returns:
+            The cases by the names that they have in the folder.
+
+        Raises:
+            ReCoKDError: There is no case, one cannot be used, or the folder cannot be written.
+        """
+        from .training_cases import export_cases, training_cases
+
+        chosen = [found.case for found in training_cases(channels)] if cases is None else cases
+        return export_cases(chosen, Path(folder))
