@@ -40,6 +40,7 @@ class TrainCasesSection(Section):
         ui.trainSourceComboBox.connect("currentIndexChanged(int)", lambda index: self._source_changed())
         ui.trainDataEdit.connect("textChanged(QString)", lambda text: self._source_changed())
         ui.trainCasesList.connect("itemChanged(QListWidgetItem*)", self._ticked)
+        ui.skipBadCheckBox.connect("toggled(bool)", lambda checked: self.panel.update())
         self.set_icon(ui.trainDataButton, "folders")
         self.set_icon(ui.checkCasesButton, "fits")
         self.set_icon(ui.cancelCheckButton, "cancel")
@@ -248,8 +249,9 @@ class TrainCasesSection(Section):
         table.resizeColumnToContents(1)
         table.resizeRowsToContents()
         if self.table is not None:
-            height = sum(table.rowHeight(number) for number in range(len(rows)))
-            table.setFixedHeight(min(_MOST_PIXELS, height + table.horizontalHeader().height + 4))
+            heights = [table.rowHeight(number) for number in range(len(rows))]
+            if heights:  # as high as its rows and its heading
+                table.setFixedHeight(min(_MOST_PIXELS, sum(heights) + min(heights) + 4))
             self.say(self.ui.checkLabel, _summary(self.table))
 
     def _name(self, row: CheckRow) -> str:

@@ -86,8 +86,7 @@ class TrainResultSection(Section):
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(number, column, item)
         if rows:
-            height = table.rowHeight(0) * len(rows) + table.horizontalHeader().height + 4
-            table.setFixedHeight(min(_MOST_PIXELS, height))
+            table.setFixedHeight(min(_MOST_PIXELS, table.rowHeight(0) * (len(rows) + 1) + 4))
 
     def _package(self) -> ModelPackage:
         path = read_status(self._folder).package if self._folder is not None else None
