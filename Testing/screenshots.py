@@ -44,13 +44,12 @@ def dark_palette(qt: Any) -> Any:
 
 def training_pictures(host: Any, panel: Any, picture: Any, folder: Path) -> None:
     """The page Train over the sample cases: checked, under way, done."""
-    from training_user import check, finish, open_page
-
     from ReCoKDLib.image_io import read_volume
     from ReCoKDLib.labels import LabelSet, Segment
     from ReCoKDLib.mrml.segmentations import segmentation_to_node
     from ReCoKDLib.mrml.volumes import volume_to_node
     from ReCoKDLib.samples import sample_cases
+    from training_user import check, finish, open_page
 
     host.slicer.mrmlScene.Clear(0)
     names = LabelSet((Segment("Anterior", 1, (1,), (0.9, 0.2, 0.1)), Segment("Posterior", 2, (2,), (0.1, 0.4, 0.8))))
