@@ -54,15 +54,15 @@ def training_pictures(host: Any, panel: Any, picture: Any, folder: Path) -> None
     host.slicer.mrmlScene.Clear(0)
     names = LabelSet((Segment("Anterior", 1, (1,), (0.9, 0.2, 0.1)), Segment("Posterior", 2, (2,), (0.1, 0.4, 0.8))))
     for path in sample_cases():
-        node = volume_to_node(read_volume(path))
-        node.SetName(path.name.removesuffix("_0000.nii.gz"))
-        labels = read_volume(path.with_name(path.name.replace("_0000", "_label")))
+        image = read_volume(path)
         if path == sample_cases()[-1]:
-            labels = labels.with_array(labels.array * 0)  # something for the check to find
-        segmentation_to_node(labels, names, node)
+            image = image.with_array(image.array * 0)  # something for the check to find
+        node = volume_to_node(image)
+        node.SetName(path.name.removesuffix("_0000.nii.gz"))
+        segmentation_to_node(read_volume(path.with_name(path.name.replace("_0000", "_label"))), names, node)
     ui = panel.ui
     open_page(host, panel)
-    ui.epochsSpinBox.setValue(10)
+    ui.epochsSpinBox.setValue(3)
     panel.panel.train.use_teacher(REPOSITORY / "Resources" / "Teachers" / "hippocampus-teacher.recokd.zip")
     ui.trainOutputEdit.text = str(folder / "hippocampus-x4")
     check(host, panel)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import unescape
 
 from .errors import InputError, ReCoKDError
 from .worker import RunEndedError
@@ -22,7 +21,7 @@ STOPPED, SPOILED, REFUSED = 130, 1, 2
 
 _VALIDATIONS = 20
 _SAYS = "recokd-training: "
-_TAG = re.compile(r"<(filter-[a-z-]+)>(.*)</\1>")
+_PROGRESS = re.compile(r"<filter-progress>(\d*\.?\d+)</filter-progress>")
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,9 @@ class TrainingChoice:
 
 @dataclass(frozen=True)
 class Heard:
-    """What a line of the process means: a finished fraction, what it is doing now, or text for the log."""
+    """What a line of the process means: a finished fraction, or text for the log."""
 
     fraction: float | None = None
-    comment: str = ""
     text: str = ""
 
 
@@ -126,15 +124,10 @@ def cases_folder(output: Path) -> Path:
 
 def understand(line: str) -> Heard:
     """What a line of the process means."""
-    match = _TAG.search(line)
-    if match is None:
-        return Heard(text="" if line.startswith("<filter-") else line)
-    if match[1] == "filter-progress":
-        try:
-            return Heard(fraction=float(match[2]))
-        except ValueError:
-            return Heard()
-    return Heard(comment=unescape(match[2])) if match[1] == "filter-comment" else Heard()
+    match = _PROGRESS.fullmatch(line.strip())
+    if match is not None:
+        return Heard(fraction=float(match[1]))
+    return Heard() if line.startswith("<filter-") else Heard(text=line)
 
 
 def ended_with(code: int, lines: Sequence[str]) -> ReCoKDError:

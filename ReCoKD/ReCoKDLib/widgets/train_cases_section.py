@@ -18,7 +18,8 @@ from ..training_start import SPOILED, TrainingChoice, check_arguments, ended_wit
 from .section import Section
 from .training_process import TrainingProcess
 
-_MOST_PIXELS = 220
+_MOST_PIXELS, _MOST_LIST_PIXELS, _MOST_NAME_PIXELS = 220, 160, 130
+_ROW_PIXELS = 18
 _SCENE = 0
 
 
@@ -152,6 +153,8 @@ class TrainCasesSection(Section):
                 shown.addItem(item)
         finally:
             self._filling = False
+        rows = max(1, len(cases))
+        shown.setFixedHeight(min(_MOST_LIST_PIXELS, max(_ROW_PIXELS, shown.sizeHintForRow(0)) * rows + 6))
         self._cases = cases
 
     def _ticked(self, item: Any) -> None:
@@ -245,8 +248,9 @@ class TrainCasesSection(Section):
                 if column == 1:
                     item.setIcon(self.panel.icon(icon))
                 table.setItem(number, column, item)
-        table.resizeColumnToContents(0)
-        table.resizeColumnToContents(1)
+        for column in (0, 1):
+            table.resizeColumnToContents(column)
+        table.setColumnWidth(0, min(table.columnWidth(0), _MOST_NAME_PIXELS))
         table.resizeRowsToContents()
         if self.table is not None:
             heights = [table.rowHeight(number) for number in range(len(rows))]

@@ -120,9 +120,8 @@ class TrainingProcess:
                 continue
             heard = understand_training(said.text)
             fraction = heard.fraction if heard.fraction is not None else fraction
-            if text := heard.text or heard.comment:
-                self._on_line(text)
             if heard.text:
+                self._on_line(heard.text)
                 self._lines = [*self._lines[-_MOST_LINES:], heard.text]
         if fraction is not None:
             self._on_progress(fraction)
