@@ -26,11 +26,13 @@ class TrainingCase:
 
     Attributes:
         case: Its nodes.
-        text: Their names.
+        text: Their names; of what is no whole case, why.
+        name: The name of its first volume.
     """
 
     case: SceneCase
     text: str
+    name: str
 
 
 def training_cases(channels: Sequence[str] = ()) -> tuple[TrainingCase, ...]:
@@ -43,7 +45,8 @@ def training_cases(channels: Sequence[str] = ()) -> tuple[TrainingCase, ...]:
     found = []
     for case in find_scene_cases(scene, channels):
         nodes = [scene.GetNodeByID(node_id) for node_id in (*case.volumes, case.segmentation) if node_id]
-        found.append(TrainingCase(case, " + ".join(node.GetName() or "" for node in nodes)))
+        names = [node.GetName() or "" for node in nodes]
+        found.append(TrainingCase(case, " + ".join(names) or case.problem, names[0] if names else ""))
     return tuple(found)
 
 

@@ -262,7 +262,7 @@ class TrainCasesSection(Section):
         if not row.case:
             return str(_("All cases"))
         case = self._exported.get(row.case) if self.in_scene else None
-        return next((found.text for found in self._cases if found.case == case), row.case)
+        return next((found.name for found in self._cases if found.case == case), row.case)
 
     def _row(self) -> CheckRow | None:
         number = self.ui.checkTable.currentRow()
