@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from geometries import GEOMETRIES
-from packages import TWO_LABELS
+from plans import TWO_LABELS
 from ReCoKDLib.mrml.segmentations import segmentation_to_node
 from ReCoKDLib.mrml.volumes import volume_to_node
 from ReCoKDLib.volume import Volume

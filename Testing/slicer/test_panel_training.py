@@ -69,7 +69,7 @@ def test_from_the_scene_to_a_student(host: Any, slicer: Any, page: Any, output: 
     scores = cells(ui.scoresTable)
     assert [row[0] for row in scores] == ["Mean Dice", "anterior", "posterior"]
     assert all(0 <= float(figure) <= 1 for row in scores for figure in row[1:])
-    opened = []
+    opened: list[Any] = []
     monkeypatch.setattr(host.qt.QDesktopServices, "openUrl", opened.append)
     host.click(ui.reportButton)
     assert [url.toLocalFile() for url in opened] == [str(output / "report.html")]

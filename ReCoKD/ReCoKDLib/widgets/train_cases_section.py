@@ -104,12 +104,12 @@ class TrainCasesSection(Section):
     def problem(self) -> str:
         """Why no training can begin with the cases; empty if one can."""
         if not self.some():
-            return _("Choose the cases to learn from")
+            return str(_("Choose the cases to learn from"))
         table = self.table
         if table is not None and table.spoiled:
-            return _("The check found what would spoil the training")
+            return str(_("The check found what would spoil the training"))
         if table is not None and table.bad and not self.skip_bad:
-            return _("Bad cases would spoil the training: correct them, or go on without them")
+            return str(_("Bad cases would spoil the training: correct them, or go on without them"))
         return ""
 
     @property
