@@ -117,16 +117,18 @@ class ReCoKDWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
     def setup(self) -> None:
         """Build the panel from its .ui files, one for each section; called when the module is opened first."""
         ScriptedLoadableModuleWidget.setup(self)
-        from ReCoKDLib.widgets.panel import SECTIONS, Panel
+        from ReCoKDLib.widgets.panel import SECTIONS, TRAINING_SECTIONS, Panel
         from ReCoKDLib.widgets.settings import Settings
 
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ReCoKD.ui"))
         self.layout.addWidget(uiWidget)
-        page = slicer.util.childWidgetVariables(uiWidget).segmentPage.layout()
-        parts = [slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui")) for name in SECTIONS]
-        for part in parts:
-            page.addWidget(part)
-        page.addStretch(1)
+        pages = slicer.util.childWidgetVariables(uiWidget)
+        parts = []
+        for page, names in ((pages.segmentPage, SECTIONS), (pages.trainPage, TRAINING_SECTIONS)):
+            for name in names:
+                parts.append(slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui")))
+                page.layout().addWidget(parts[-1])
+            page.layout().addStretch(1)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         for part in (uiWidget, *parts):
             part.setMRMLScene(slicer.mrmlScene)

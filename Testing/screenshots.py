@@ -42,6 +42,45 @@ def dark_palette(qt: Any) -> Any:
     return palette
 
 
+def training_pictures(host: Any, panel: Any, picture: Any, folder: Path) -> None:
+    """The page Train over the sample cases: checked, under way, done."""
+    from ReCoKDLib.image_io import read_volume
+    from ReCoKDLib.labels import LabelSet, Segment
+    from ReCoKDLib.mrml.segmentations import segmentation_to_node
+    from ReCoKDLib.mrml.volumes import volume_to_node
+    from ReCoKDLib.samples import sample_cases
+    from training_user import check, finish, open_page
+
+    host.slicer.mrmlScene.Clear(0)
+    names = LabelSet((Segment("Anterior", 1, (1,), (0.9, 0.2, 0.1)), Segment("Posterior", 2, (2,), (0.1, 0.4, 0.8))))
+    for path in sample_cases():
+        image = read_volume(path)
+        if path == sample_cases()[-1]:
+            image = image.with_array(image.array * 0)  # something for the check to find
+        node = volume_to_node(image)
+        node.SetName(path.name.removesuffix("_0000.nii.gz"))
+        segmentation_to_node(read_volume(path.with_name(path.name.replace("_0000", "_label"))), names, node)
+    ui = panel.ui
+    open_page(host, panel)
+    ui.epochsSpinBox.setValue(3)
+    panel.panel.train.use_teacher(REPOSITORY / "Resources" / "Teachers" / "hippocampus-teacher.recokd.zip")
+    ui.trainOutputEdit.text = str(folder / "hippocampus-x4")
+    check(host, panel)
+    picture("train-checked")
+    ui.skipBadCheckBox.checked = True
+    host.click(ui.trainButton)
+    host.run_until(lambda: "epoch 2" in ui.trainLabel.text, 300)
+    ui.trainLogCollapsibleButton.collapsed = False
+    picture("train-running")
+    finish(host, panel)
+    ui.trainLogCollapsibleButton.collapsed = True
+    picture("train-done")
+    host.app.setPalette(dark_palette(host.qt))
+    host.run_for(0.1)
+    picture("train-dark")
+    host.app.setPalette(host.app.style().standardPalette())
+
+
 def main() -> None:
     """Write them all."""
     from panel_user import choose, segmentations, settle
@@ -106,6 +145,8 @@ def main() -> None:
         frame.resize(WIDTH, frame.layout().heightForWidth(WIDTH))
         host.run_for(0.1)
         assert frame.grab().save(str(FOLDER / "effect.png"))
+        host.main_window.show()
+        training_pictures(host, panel, picture, Path(home))
         panel.cleanup()
 
 

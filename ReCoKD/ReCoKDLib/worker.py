@@ -134,7 +134,7 @@ class RunEndedError(ReCoKDError):
 
 def main(folder: str) -> int:
     """Run the job in a folder; returns the exit code. Called in the process."""
-    _say(pid=os.getpid())
+    say(pid=os.getpid())
     place = Path(folder)
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
     try:
@@ -159,7 +159,7 @@ def _run(folder: Path) -> None:
     result = segment(
         volume,
         package,
-        progress=lambda fraction: _say(fraction=fraction),
+        progress=lambda fraction: say(fraction=fraction),
         warn=lambda warning: print(warning, flush=True),
         **job["options"],
     )
@@ -181,7 +181,8 @@ def _save(path: Path, array: Any) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
-def _say(**what: Any) -> None:
+def say(**what: Any) -> None:
+    """Tell the other program; see :class:`Said`."""
     print(_MARK + json.dumps(what), flush=True)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from ReCoKDLib.volume import Volume
 from .class_matching import find_class
 from .datasets import Case, Dataset, Split
 from .datasets.case import image_problems, label_problems, relabelled
+from .datasets.file_pairs import files_of
 
 TRAINING, VALIDATION, LEFT_OUT = "training", "validation", "left out"
 
@@ -77,6 +79,8 @@ class CheckedCase:
         checksum: Of its voxels as they lie in the patient, whatever the file format.
         findings: What is wrong.
         thumbnail: To be drawn.
+        images: Its image files, where it has files of its own.
+        segmentation: The file of its annotation.
     """
 
     identifier: str
@@ -90,6 +94,8 @@ class CheckedCase:
     checksum: str = ""
     findings: tuple[Finding, ...] = ()
     thumbnail: Thumbnail | None = None
+    images: tuple[Path, ...] = ()
+    segmentation: Path | None = None
 
     @property
     def bad(self) -> bool:
@@ -161,7 +167,10 @@ def check_cases(
 
 def _inspected(case: Case, part: str, dataset: Dataset, thumbnails: bool) -> CheckedCase:
     annotated = "not" if not case.labelled else "in part" if case.partly_labelled else "whole"
-    blank = CheckedCase(case.identifier, part, annotated, patient=case.patient)
+    images, segmentation = files_of(case.reader)
+    blank = CheckedCase(
+        case.identifier, part, annotated, patient=case.patient, images=images, segmentation=segmentation
+    )
     try:
         volume = case.volume()
     except ReCoKDError as error:

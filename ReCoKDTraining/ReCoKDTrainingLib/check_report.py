@@ -130,6 +130,8 @@ def to_dict(check: Check) -> dict[str, Any]:
                 "voxels": dict(case.voxels),
                 "patient": case.patient,
                 "checksum": case.checksum,
+                "images": [str(path.resolve()) for path in case.images],
+                "segmentation": None if case.segmentation is None else str(case.segmentation.resolve()),
                 "findings": [_finding(finding) for finding in case.findings],
             }
             for case in check.cases

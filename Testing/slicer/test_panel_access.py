@@ -11,6 +11,7 @@ from panel_user import choose, segment
 from ReCoKDLib.mrml.volumes import volume_to_node
 
 SECTIONS = ("Student", "Input", "Segment", "Result", "Doubt", "Correct", "HandOver")
+TRAINING_SECTIONS = ("TrainCases", "Train", "TrainResult")
 KINDS = ("QAbstractButton", "QComboBox", "QAbstractSpinBox", "QLineEdit", "QListWidget", "QTableWidget", "QProgressBar")
 
 
@@ -28,6 +29,31 @@ def test_every_control_has_a_hint_and_can_be_reached_by_key(host: Any, panel: An
     assert [widget.objectName for widget in reached if not widget.focusPolicy & host.qt.Qt.TabFocus] == []
 
 
+def walk(host: Any, first: Any) -> tuple[list[str], list[str]]:
+    """Names of the widgets that Tab comes to, and of the sections in the order of their first one."""
+    host.main_window.activateWindow()
+    first.setFocus()
+    names: list[str] = []
+    sections: list[str] = []
+    focused = host.app.focusWidget()
+    # By the property: what Qt itself made, such as the bar of tabs, has no attributes of that kind.
+    while focused is not None and focused.property("objectName") not in names:
+        names.append(focused.property("objectName"))
+        above = focused
+        while above is not None and not above.property("objectName").endswith("Section"):
+            above = above.parentWidget()
+        if above is not None and above.property("objectName") not in sections:
+            sections.append(above.property("objectName"))
+        host.press(focused, "Tab")
+        focused = host.app.focusWidget()
+    return names, sections
+
+
+def unreached(host: Any, panel: Any, names: list[str]) -> list[str]:
+    able = [w for w in controls(host, panel) if w.isVisible() and w.enabled and not w.inherits("QProgressBar")]
+    return sorted({widget.objectName for widget in able} - set(names))
+
+
 def test_tab_goes_from_top_to_bottom_and_comes_everywhere(
     host: Any, two_blobs: Any, blob_student: str, panel: Any
 ) -> None:
@@ -38,22 +64,21 @@ def test_tab_goes_from_top_to_bottom_and_comes_everywhere(
     for part in ("options", "handOver"):
         getattr(panel.ui, f"{part}CollapsibleButton").collapsed = False
     host.run_for(0.1)
-    host.main_window.activateWindow()
-    panel.ui.studentComboBox.setFocus()
-    names, sections = [], []
-    focused = host.app.focusWidget()
-    while focused is not None and focused.objectName not in names:
-        names.append(focused.objectName)
-        above = focused
-        while above is not None and not above.objectName.endswith("Section"):
-            above = above.parentWidget()
-        if above is not None and above.objectName not in sections:
-            sections.append(above.objectName)
-        host.press(focused, "Tab")
-        focused = host.app.focusWidget()
+    names, sections = walk(host, panel.ui.studentComboBox)
     assert sections == [f"{name}Section" for name in SECTIONS]
-    able = [w for w in controls(host, panel) if w.isVisible() and w.enabled and not w.inherits("QProgressBar")]
-    assert sorted({widget.objectName for widget in able} - set(names)) == []
+    assert unreached(host, panel, names) == []
+
+
+def test_tab_goes_through_the_page_of_training(host: Any, two_blobs: Any, panel: Any) -> None:
+    volume_to_node(two_blobs()[0])
+    panel.ui.pagesTabWidget.setCurrentIndex(1)
+    panel.panel.update()
+    panel.ui.TrainResultSection.visible = True  # as after a training
+    panel.ui.trainLogCollapsibleButton.collapsed = False
+    host.run_for(0.1)
+    names, sections = walk(host, panel.ui.trainSourceComboBox)
+    assert sections == [f"{name}Section" for name in TRAINING_SECTIONS]
+    assert unreached(host, panel, names) == []
 
 
 def test_buttons_without_text_have_a_name_for_screen_readers(host: Any, panel: Any) -> None:

@@ -23,10 +23,13 @@ KEPT = ("numpy", "SimpleITK", "vtk", "torch", "torchvision")
 SIZES = {
     "torch": "0.2 GB, with support for NVIDIA graphics cards 2 to 3 GB",
     "dynamic-network-architectures": "below 1 MB",
+    "filelock": "below 1 MB",
     "matplotlib": "20 MB",
+    "monai": "2 MB",
     "safetensors": "below 1 MB",
     "scikit-image": "15 MB",
     "scipy": "40 MB",
+    "tqdm": "below 1 MB",
 }
 _OFFLINE = (
     "Is this computer connected to the internet? If it is, Slicer's Python console has the reason. Then try again; "

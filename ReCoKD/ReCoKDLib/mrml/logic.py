@@ -26,6 +26,13 @@ class SceneLogic:
 
         ensure_dependencies(Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt")
 
+    def ensureTrainingDependencies(self) -> None:
+        """As :meth:`ensureDependencies`, with what training needs besides."""
+        from .dependencies import ensure_dependencies
+
+        self.ensureDependencies()
+        ensure_dependencies(Path(__file__).resolve().parents[2] / "Resources" / "training-requirements.txt")
+
     def segment(
         self,
         volumeNode: Any,
@@ -256,17 +263,24 @@ class SceneLogic:
 
         return export_node(refining(segmentationNode), Path(folder), **options)
 
-    def exportCasesForTraining(self, folder: Any, **options: Any) -> Any:
-        """Add all annotated cases of the open scene to a dataset from which a student can be trained.
+    def exportCasesForTraining(
+        self, folder: Any, cases: Any = None, channels: Sequence[str] = (), pairing: Any = None
+    ) -> Any:
+        """Write cases of the open scene into a new folder that training reads.
 
         Args:
-            folder: A dataset in nnU-Net's raw layout, or a new or empty folder.
-            **options: As for :func:`.export_cases.export_scene_cases`: ``label_set``, ``channel_names``, ``pairing``,
-                ``synonyms``, ``annotator``.
+            folder: A folder that does not exist.
+            cases: ``ReCoKDLib.mrml.scene_cases.SceneCase``, some of the scene; None for all.
+            channels: Names or modalities of the channels, where there are several.
+            pairing: CSV table of segmentations and their volumes, where the scene does not tell (``docs/datasets.md``).
 
         Returns:
-            ``identifiers`` of the new cases, and why others were ``left_out``.
-        """
-        from .export_cases import export_scene_cases
+            The cases by the names that they have in the folder.
 
-        return export_scene_cases(Path(folder), **options)
+        Raises:
+            ReCoKDError: There is no case, one cannot be used, or the folder cannot be written.
+        """
+        from .training_cases import export_cases, training_cases
+
+        chosen = [found.case for found in training_cases(channels, pairing)] if cases is None else cases
+        return export_cases(chosen, Path(folder))

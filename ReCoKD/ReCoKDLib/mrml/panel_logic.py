@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -105,3 +106,35 @@ class PanelLogic(SceneLogic, ABC):
     def knowsDoubt(self, segmentationNode: Any) -> bool:
         """Whether a student made a segmentation, so that :meth:`doubtfulSlices` may tell where it is not sure."""
         return segmentationNode is not None and bool(segmentationNode.GetAttribute("ReCoKD.student"))
+
+    # Training
+
+    def trainingScript(self) -> Any:
+        """Path of the script of the module ReCoKDTraining.
+
+        Raises:
+            InputError: It is not here.
+        """
+        from ..training_start import find_script
+
+        module = getattr(ensure_slicer().modules, "recokdtraining", None)
+        return find_script([Path(module.path)] if module is not None else [])
+
+    def trainingCases(self, channels: Sequence[str] = ()) -> Any:
+        """The cases of the open scene: ``ReCoKDLib.mrml.training_cases.TrainingCase``."""
+        from .training_cases import training_cases
+
+        return training_cases(channels)
+
+    def showTrainingCase(self, case: Any, row: Any) -> None:
+        """Show a case in the views: one of the scene, or else the files that a row of a check names.
+
+        Raises:
+            DatasetError: It is not in the scene any more, or its files cannot be loaded.
+        """
+        from .training_cases import show_files, show_scene_case
+
+        if case is not None:
+            show_scene_case(case)
+        else:
+            show_files(row.images, row.segmentation)

@@ -19,9 +19,13 @@ from .section import Section
 from .segment_section import SegmentSection
 from .settings import Settings
 from .student_section import StudentSection
+from .train_cases_section import TrainCasesSection
+from .train_result_section import TrainResultSection
+from .train_section import TrainSection
 
-# Files in Resources/UI, in the order of the panel. A page more (training) is a list more.
+# Files in Resources/UI, in the order of the panel: those of the page Segment and those of the page Train.
 SECTIONS = ("Student", "Input", "Segment", "Result", "Doubt", "Correct", "HandOver")
+TRAINING_SECTIONS = ("TrainCases", "Train", "TrainResult")
 
 
 class Panel:
@@ -68,6 +72,9 @@ class Panel:
         self.doubt = DoubtSection(self)
         self.correct = CorrectSection(self)
         self.hand_over = HandOverSection(self)
+        self.train_cases = TrainCasesSection(self)
+        self.train = TrainSection(self)
+        self.train_result = TrainResultSection(self)
         self.sections: tuple[Section, ...] = (
             self.asking,
             self.student,
@@ -77,6 +84,9 @@ class Panel:
             self.doubt,
             self.correct,
             self.hand_over,
+            self.train_cases,
+            self.train,
+            self.train_result,
         )
 
     # What the user chose

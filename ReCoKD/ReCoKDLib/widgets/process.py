@@ -64,7 +64,7 @@ class BackgroundRun:
         self._on_done = on_done
         self._on_failed = on_failed
         self._pid: int | None = None
-        self._rest = b""
+        self._reader = LineReader()
         self._lines: list[str] = []
         self._over = False
         try:
@@ -105,12 +105,7 @@ class BackgroundRun:
 
     def _kill(self) -> None:
         self._over = True  # what the killed process still signals is of no interest
-        # In Slicer the process started here is a launcher, which does not take its child along.
-        if self._pid is not None:
-            with contextlib.suppress(OSError):  # it may have ended just now
-                os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        self._process.kill()
-        self._process.waitForFinished(_GOODBYE_MILLISECONDS)
+        kill(self._process, self._pid)
         self._remove_folder()
 
     def _remove_folder(self) -> None:
@@ -119,11 +114,9 @@ class BackgroundRun:
     def _read(self) -> None:
         if self._over:
             return
-        self._rest += bytes(self._process.readAllStandardOutput().data())
-        *lines, self._rest = self._rest.split(b"\n")
         fraction = None
-        for raw in lines:
-            said = understand(raw.decode("utf-8", errors="replace").rstrip("\r"))
+        for line in self._reader.read(self._process):
+            said = understand(line)
             if said.pid is not None:
                 self._pid = said.pid
             elif said.fraction is not None:
@@ -153,6 +146,33 @@ class BackgroundRun:
         if error == qt.QProcess.FailedToStart:
             self._lines.append(str(self._process.errorString()))
             self._finished()
+
+
+class LineReader:
+    """The whole lines of what a process prints; undecodable bytes do no harm."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def read(self, process: Any) -> list[str]:
+        """The lines that came to their end since the last call."""
+        self._rest += bytes(process.readAllStandardOutput().data())
+        *lines, self._rest = self._rest.split(b"\n")
+        return [raw.decode("utf-8", errors="replace").rstrip("\r") for raw in lines]
+
+
+def kill(process: Any, pid: int | None) -> None:
+    """End a ``QProcess`` at once.
+
+    Args:
+        process: It; in Slicer a launcher, which does not take its child along.
+        pid: Number of the process that works, where it has said it.
+    """
+    if pid is not None:
+        with contextlib.suppress(OSError):  # it may have ended just now
+            os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.kill()
+    process.waitForFinished(_GOODBYE_MILLISECONDS)
 
 
 def _job_folder(volume: Volume, package: ModelPackage, options: Mapping[str, Any]) -> Path:

@@ -10,6 +10,7 @@ import qt
 
 _FOLDERS, _DEVICE, _STUDENT = "ReCoKD/StudentFolders", "ReCoKD/Device", "ReCoKD/Student"
 _DATASET, _IMPORTED_FROM = "ReCoKD/TrainingData", "ReCoKD/ImportedFrom"
+_TRAINING_CASES, _TRAINING_OUTPUT = "ReCoKD/TrainingCases", "ReCoKD/TrainingOutput"
 
 
 class Settings:
@@ -72,6 +73,24 @@ class Settings:
     def set_imported_from(self, folder: str) -> bool:
         """Keep it."""
         return self._keep(_IMPORTED_FROM, folder)
+
+    @property
+    def training_cases(self) -> str:
+        """The folder with the cases of the last training."""
+        return self._text(_TRAINING_CASES)
+
+    def set_training_cases(self, folder: str) -> bool:
+        """Keep it."""
+        return self._keep(_TRAINING_CASES, folder)
+
+    @property
+    def training_output(self) -> str:
+        """The folder of the last training."""
+        return self._text(_TRAINING_OUTPUT)
+
+    def set_training_output(self, folder: str) -> bool:
+        """Keep it."""
+        return self._keep(_TRAINING_OUTPUT, folder)
 
     def _text(self, key: str) -> str:
         if key in self._unsaved:

@@ -164,6 +164,15 @@ class FilePairsDataset(Dataset):
         return Case(name, reader, label_set, missing=missing)
 
 
+def files_of(reader: CaseReader) -> tuple[tuple[Path, ...], Path | None]:
+    """The image files of a case and the file of its annotation; none where it has no files of its own."""
+    if isinstance(reader, SegmentationReader):
+        return reader.images, reader.segmentation
+    if isinstance(reader, FileReader):
+        return reader.images, reader.label
+    return (), None
+
+
 def _is_segmentation(path: Path | None) -> bool:
     return path is not None and path.name.lower().endswith(SEGMENTATIONS)
 

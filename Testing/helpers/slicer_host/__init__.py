@@ -112,7 +112,8 @@ class Host:
             scripted.install()
         self._folder = tempfile.TemporaryDirectory(prefix="recokd-host-")
         self.use_settings(Path(self._folder.name) / "settings.ini")
-        self.slicer.util.loadVolume = self._load_volume  # the real one asks the application
+        self.slicer.util.loadVolume = self._load_volume  # the real ones ask the application
+        self.slicer.util.loadSegmentation = self._load_segmentation
         self.main_window = self.qt.QMainWindow()  # message boxes are opened where there is one
         self.main_window.setObjectName("qSlicerMainWindow")
         samples = types.ModuleType("SampleData")
@@ -134,12 +135,20 @@ class Host:
         return module
 
     def _load_volume(self, path: str, properties: dict[str, Any] | None = None) -> Any:
+        name = (properties or {}).get("name", Path(path).stem)
+        return self._load(path, "vtkMRMLScalarVolumeNode", "vtkMRMLVolumeArchetypeStorageNode", name)
+
+    def _load_segmentation(self, path: str) -> Any:
+        return self._load(path, "vtkMRMLSegmentationNode", "vtkMRMLSegmentationStorageNode", Path(path).stem)
+
+    def _load(self, path: str, kind: str, storage_kind: str, name: str) -> Any:
         scene = self.slicer.mrmlScene
-        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", (properties or {}).get("name", Path(path).stem))
-        storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+        node = scene.AddNewNodeByClass(kind, name)
+        storage = scene.AddNewNodeByClass(storage_kind)
         storage.SetFileName(path)
         if not storage.ReadData(node):
             raise RuntimeError(f"Failed to load node from file: {path}")
+        node.SetAndObserveStorageNodeID(storage.GetID())
         return node
 
     def use_settings(self, path: Path) -> None:
