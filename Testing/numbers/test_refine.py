@@ -346,7 +346,7 @@ def test_the_last_of_a_thousand_clicks_is_still_quick(two_blobs: TwoBlobs) -> No
 
 def test_a_thousand_clicks_in_one_spot_by_the_image_alone(two_blobs: TwoBlobs) -> None:
     """They contradict each other: the later wins, takes no longer, and every one has its way back."""
-    volume, labels = two_blobs()
+    volume, labels = two_blobs(shape=(12, 12, 12))
     session = RefineSession(volume, labels, LABELS)
     k, j, i = np.argwhere(labels.array[0] == 1).mean(axis=0).astype(int).tolist()
     seconds = []

@@ -16,22 +16,22 @@ Array = npt.NDArray[Any]
 
 # Log-odds for one unit of each of ``features``: printed by Testing/benchmarks/fit_clicks.py, from training cases alone.
 WEIGHTS = {
-    "constant": -1.829,
-    "gain": 0.601,
-    "deeper than the click": -1.346,
-    "deeper than twice the click": -0.489,
-    "depth": 0.178,
-    "share within 1": 6.527,
-    "share within 2": -3.147,
-    "within 2": 3.431,
-    "within 4": -0.716,
-    "within 8": -0.06,
-    "gain of the click, within 4": -0.388,
-    "depth of the click, within 4": 0.452,
-    "facing": 0.667,
-    "between": 1.843,
-    "between, gain": -0.178,
-    "between, within 8": -1.385,
+    "constant": -1.339,
+    "gain": 0.735,
+    "deeper than the click": -1.108,
+    "deeper than twice the click": -0.685,
+    "depth": 0.251,
+    "share within 1": 6.163,
+    "share within 2": -3.437,
+    "within 2": 2.985,
+    "within 4": -0.156,
+    "within 8": -0.65,
+    "gain of the click, within 4": -0.495,
+    "depth of the click, within 4": 0.552,
+    "facing": 0.656,
+    "between": 2.009,
+    "between, gain": -0.262,
+    "between, within 8": -1.808,
 }
 
 _MARGIN = 2  # voxels around those that may change, for the filters
@@ -54,15 +54,12 @@ class FittedLayer:
         deepest: The border must be as near to the correction; in :func:`.corrector.unit`.
         otherwise: The corrector where there is no border.
         unknown: The corrector for segments of which no student says anything.
-        caution: By how much more the log-odds of an error must be, because a voxel that was right and is changed costs
-            the user another click; one that is left wrong waits for it.
         weights: Log-odds for one unit of each of :func:`features`.
     """
 
     reach_mm: float = 25.0
     reach: float = 14.0
     deepest: float = 6.0
-    caution: float = 0.3
     otherwise: Corrector = field(default_factory=BorderLayer)
     unknown: Corrector = field(default_factory=ImageEdges)
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
@@ -82,7 +79,7 @@ class FittedLayer:
         score = sum(weight * np.broadcast_to(values[name], gain.shape) for name, weight in self.weights.items())
         may &= values["distance"] <= min(self.reach, self.reach_mm / unit(window))
         support = np.full(window.gain.shape, -np.inf, dtype=np.float32)
-        support[near][may] = (score - self.caution - np.where(may, gain, 0))[may]
+        support[near][may] = (score - np.where(may, gain, 0))[may]
         at = tuple(window.seeds.T)
         support[at] = np.maximum(0, support[at])
         return support
