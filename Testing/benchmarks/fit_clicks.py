@@ -106,9 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[3] / "shared" / "data")
     parser.add_argument("--cases", type=int, help="only so many of the training cases")
+    parser.add_argument("--rounds", type=int, default=1, help="further ones learn from what the weights do as well")
     given = parser.parse_args()
     cases = list(hippocampus_cases(given.data, given.cases, "train"))
-    for name, weight in fitted(cases, find_student(STUDENT).label_set).items():
+    for name, weight in fitted(cases, find_student(STUDENT).label_set, given.rounds).items():
         print(f'    "{name}": {weight:.3f},')
 
 

@@ -344,6 +344,24 @@ def test_the_last_of_a_thousand_clicks_is_still_quick(two_blobs: TwoBlobs) -> No
     assert np.percentile(seconds[900:], 90) < 0.3
 
 
+def test_a_thousand_clicks_in_one_spot_by_the_image_alone(two_blobs: TwoBlobs) -> None:
+    """They contradict each other: the later wins, takes no longer, and every one has its way back."""
+    volume, labels = two_blobs(shape=(12, 12, 12))
+    session = RefineSession(volume, labels, LABELS)
+    k, j, i = np.argwhere(labels.array[0] == 1).mean(axis=0).astype(int).tolist()
+    seconds = []
+    for number in range(1000):
+        begun = time.process_time()
+        session.add(click(volume, (k, j, i + (number % 5 == 4)), inside=bool(number % 2)))
+        seconds.append(time.process_time() - begun)
+    # Number 998 spoke of the spot last, number 999 of its neighbour.
+    assert session.labels.array[0, k, j, i : i + 2].tolist() == [0, 1]
+    assert np.median(seconds[-50:]) < 0.1
+    for _ in range(1000):
+        session.undo()
+    np.testing.assert_array_equal(session.labels.array, labels.array)
+
+
 def test_outside_a_segment_comes_what_lies_beside_it(two_blobs: TwoBlobs) -> None:
     """Not the next most probable label, which would become an island far from its structure."""
     volume, labels = two_blobs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -480,3 +481,93 @@ def test_running_ends_well_when_the_volume_or_the_scene_goes(
     with pytest.raises(Cancelled, match="volume was removed"):
         logic.segment(node, blob_student, progress=leave)
     assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+
+
+@pytest.mark.parametrize("unknown", [False, True], ids=["the student's segment", "one of the user's own"])
+def test_hundreds_of_clicks_in_one_spot(slicer: Any, scene_of: Any, logic: Any, unknown: bool) -> None:
+    """A later click takes no longer than the list of all is long; contradictions are decided by the last."""
+    volume_node, node = scene_of()
+    name = "mine" if unknown else "Anterior"
+    if unknown:
+        node.GetSegmentation().AddEmptySegment(name, name)
+    seconds = []
+    for number in range(200):
+        k, j, i = BACKGROUND
+        begun = time.process_time()
+        logic.click(node, name, world(volume_node, (k, j + number % 2, i)), inside=number % 3 != 1)
+        seconds.append(time.process_time() - begun)
+    assert np.median(seconds[-20:]) < 0.1
+    # Numbers 197 and 199 spoke of one voxel, inside and outside; number 198 of the other one, inside.
+    found = masks(slicer, node, volume_node)[name]
+    assert (found[15, 4, 20], found[15, 3, 20]) == (False, True)
+    logic.undo(node)
+    assert masks(slicer, node, volume_node)[name][15, 4, 20]
+    assert len(points(slicer)) == 199
+    assert logic.refine(node).voxels == 0
+
+
+def test_a_stroke_under_a_box_and_a_lock_moved_taken_back_and_made_again(
+    slicer: Any, scene_of: Any, logic: Any, any_geometry: Matrix
+) -> None:
+    """Also one that erases: all it covers follows, in the box alone, and every step has its way back."""
+    volume_node, node = scene_of(any_geometry, (TURNED,))
+    before = masks(slicer, node, volume_node)
+    line = tuple(world(volume_node, (15, 4, i)) for i in (14, 22))
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    matrix = volume_from_node(volume_node).ijk_to_ras
+    axes = np.eye(4)
+    axes[:3, :3] = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    axes[:3, 3] = world(volume_node, (15, 4, 16))
+    sizes = np.linalg.norm(matrix[:3, :3], axis=0) * 5  # five voxels each way: i from 14 to 18
+    roi.SetAndObserveObjectToNodeMatrix(vtk_matrix(axes))
+    roi.SetSize(*sizes.tolist())
+    logic.limitClicks(node, roi)
+    logic.refine(node, [Stroke(line, 0.0, "Anterior")], locked=["Größe hinten"])
+    drawn = masks(slicer, node, volume_node)
+    changed = np.argwhere(drawn["Anterior"] != before["Anterior"])
+    assert all(drawn["Anterior"][15, 4, i] for i in range(14, 19))
+    assert np.abs(changed - (15, 4, 16)).max() <= 2
+    assert np.array_equal(drawn["Größe hinten"], before["Größe hinten"])
+
+    logic.limitClicks(node, None)
+    logic.refine(node, [Stroke(line[:1], 1.0, "Anterior", inside=False)])
+    erased = masks(slicer, node, volume_node)
+    assert not erased["Anterior"][15, 4, 14]
+    (stroke,) = [n for n in slicer.util.getNodesByClass("vtkMRMLMarkupsCurveNode") if n.GetName().endswith("outside")]
+    stroke.SetNthControlPointPositionWorld(0, *world(volume_node, (15, 4, 18)))
+    logic.refine(node)
+    moved = masks(slicer, node, volume_node)
+    assert moved["Anterior"][15, 4, 14]
+    assert not moved["Anterior"][15, 4, 18]
+    slicer.mrmlScene.RemoveNode(stroke)
+    logic.refine(node)
+    for state in (drawn, moved, erased, drawn, before):
+        now = masks(slicer, node, volume_node)
+        assert all(np.array_equal(now[name], state[name]) for name in now)
+        if state is not before:
+            logic.undo(node)
+    for state in (drawn, erased, moved, drawn):
+        logic.redo(node)
+        now = masks(slicer, node, volume_node)
+        assert all(np.array_equal(now[name], state[name]) for name in now)
+
+
+@pytest.mark.parametrize("kind", ["vtkMRMLVectorVolumeNode", "vtkMRMLScalarVolumeNode"])
+def test_a_vector_or_4d_volume_is_refused_in_words_by_every_door(
+    slicer: Any, logic: Any, blob_student: str, kind: str
+) -> None:
+    import vtk
+
+    image = vtk.vtkImageData()
+    image.SetDimensions(6, 5, 4)
+    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
+    colours = slicer.mrmlScene.AddNewNodeByClass(kind, "colours")
+    colours.SetAndObserveImageData(image)
+    with pytest.raises(InputError, match="'colours' has several values in each voxel"):
+        logic.segment(colours, blob_student)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "by hand")
+    node.GetSegmentation().AddEmptySegment("mine", "mine")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(colours)
+    with pytest.raises(InputError, match="'colours' has several values in each voxel"):
+        logic.click(node, "mine", (1.0, 1.0, 1.0))
+    assert points(slicer) == []

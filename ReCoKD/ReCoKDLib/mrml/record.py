@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,9 @@ def read_record(segmentation_node: Any) -> Record:
 
 def write_record(segmentation_node: Any, record: Record) -> None:
     """Keep a record in the node."""
-    segmentation_node.SetAttribute(RECORD, json.dumps(asdict(record), ensure_ascii=True, separators=(",", ":")))
+    # As ``dataclasses.asdict`` would give it, which takes 0.05 s for a thousand clicks, at each of them.
+    values = {**vars(record), "segments": [vars(s) for s in record.segments], "done": [vars(d) for d in record.done]}
+    segmentation_node.SetAttribute(RECORD, json.dumps(values, ensure_ascii=True, separators=(",", ":")))
     segmentation_node.SetAttribute(STUDENT, record.student or None)
 
 

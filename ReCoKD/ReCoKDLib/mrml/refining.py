@@ -21,6 +21,7 @@ from .evidence import on_whole_grid, probabilities_again
 from .first_result import forget_first, keep_first, read_first
 from .host import ensure_slicer
 from .label_changes import label_changes
+from .placed_volume import PlacedVolume
 from .record import (
     Done,
     Record,
@@ -33,7 +34,8 @@ from .record import (
     write_record,
 )
 from .stamps import present_ids, segments_stamp, volume_stamp
-from .volumes import Matrix, ijk_to_node, moved, volume_from_nodes, world_from_node
+from .steps import Steps
+from .volumes import ijk_to_node, volume_from_nodes
 from .voxels import change_segments, on_grid, read_labels
 
 Labels = npt.NDArray[Any]
@@ -74,13 +76,14 @@ class Refining:
         self._volume_stamp: Any = None
         self._segments_stamp: Any = None
         self._aligned = True
+        self._steps = Steps(())
         self._open()
 
     @property
     def labels(self) -> Volume:
         """The segmentation as it is now, on the volume's grid in the world; not to be changed."""
         self._bring_up_to_date()
-        return self._in_world().with_array(self._session.labels.array)
+        return self._placed.in_world.with_array(self._session.labels.array)
 
     @property
     def probabilities(self) -> tuple[Volume, LabelSet] | None:
@@ -93,7 +96,7 @@ class Refining:
     @property
     def part(self) -> Slices:
         """The block of the volume that the student saw, all of it where no region of interest limited it."""
-        return seen_part(self._record, self._local)
+        return seen_part(self._record, self._placed.local)
 
     @property
     def label_set(self) -> LabelSet:
@@ -107,7 +110,7 @@ class Refining:
 
     def places_of(self, done: Done) -> npt.NDArray[np.float64]:
         """Where the points of a click that was carried out lie now: (n, 3) RAS of the world."""
-        return self._to_world(done.points)
+        return self._placed.to_world(done.points)
 
     @property
     def can_undo(self) -> bool:
@@ -146,22 +149,20 @@ class Refining:
             self.next_number(marks),
             locked=locked_ids(self.node, locked),
             present=present_ids(self.node, self._record),
-            to_volume=self._from_world(),
+            to_volume=self._placed.from_world,
         )
         wanted, warnings = asked.done, list(asked.warnings)
         corrections = [correction_of(done, self._names) for done in wanted if not done.fixed]
         known = set(self._record.done)
         new = [done for done in wanted if done not in known]
         for done in new:
-            continuous_kji(self._to_world(done.points), self._in_world())
+            continuous_kji(self._placed.to_world(done.points), self._placed.in_world)
         changed = None
         if corrections != list(self._session.state.corrections):
             active = [done for done in wanted if not done.fixed]
             changed = self._session.change(corrections, active.index(new[0]) if len(new) == 1 else None)
-            keep_first(self.node, self._volume_node(), self._local, self._first)
-            del self._history[self._now + 1 :]
-            self._history.append(wanted)
-            self._now += 1
+            keep_first(self.node, self._placed.node, self._placed.local, self._first)
+            self._steps.add(wanted)
             refused = self._session.refused
             warnings += [refused[active.index(done)] for done in new if active.index(done) in refused]
         for mark, done in asked.marks:
@@ -177,8 +178,7 @@ class Refining:
         """
         self._bring_up_to_date()
         changed = self._session.undo()
-        self._now -= 1
-        return self._show(changed)
+        return self._show(changed, self._steps.go(-1))
 
     def redo(self) -> Refined:
         """Make the step again that was taken back last.
@@ -188,8 +188,7 @@ class Refining:
         """
         self._bring_up_to_date()
         changed = self._session.redo()
-        self._now += 1
-        return self._show(changed)
+        return self._show(changed, self._steps.go(1))
 
     def put_back(self) -> None:
         """Make the clicks in the scene those that were carried out: new ones go, moved ones go back."""
@@ -201,13 +200,12 @@ class Refining:
 
     def _show_clicks(self, state: Sequence[Done]) -> None:
         marks = [
-            clicks.Mark(done.number, done.segment_id, done.inside, self._to_world(done.points), done.radius_mm)
+            clicks.Mark(done.number, done.segment_id, done.inside, self._placed.to_world(done.points), done.radius_mm)
             for done in state
         ]
-        clicks.write_marks(self.node, self._volume_node(), marks)
+        clicks.write_marks(self.node, self._placed.node, marks)
 
-    def _show(self, changed: Any) -> Refined:
-        state = self._history[self._now]
+    def _show(self, changed: Any, state: tuple[Done, ...]) -> Refined:
         self._show_clicks(state)
         return Refined(self._write(changed, state))
 
@@ -219,13 +217,13 @@ class Refining:
         world = volume_from_nodes(nodes)
         if self._volume_stamp not in (None, volume_stamp(nodes)):
             self._probabilities = None  # of other voxels
-        self._local = replace(world, ijk_to_ras=ijk_to_node(nodes[0]))
+        self._placed = PlacedVolume(self.node, replace(world, ijk_to_ras=ijk_to_node(nodes[0])))
         self.node.SetSourceRepresentationToBinaryLabelmap()
         self._record = read_record(self.node).with_others(self.node)
         self._label_set, self._names = self._record.label_set(self.node)
         present = present_ids(self.node, self._record)
         current = read_labels(self.node, [(i, self._record.value_of(i)) for i in present], world)
-        first = read_first(self.node, self._record, self._local, current, present)
+        first = read_first(self.node, self._record, self._placed.local, current, present)
         if first is None or edited:
             self._begin(current, fixed=True)
         else:
@@ -237,8 +235,7 @@ class Refining:
                 self._begin(current, fixed=True)
         self._aligned = on_grid(self.node, world)
         self._written = self._session.labels.array[0].copy()
-        self._history: list[tuple[Done, ...]] = [self._record.done]
-        self._now = 0
+        self._steps = Steps(self._record.done, self._steps.highest)
         self._remember()
 
     def _begin(self, first: Labels, *, fixed: bool) -> None:
@@ -247,15 +244,15 @@ class Refining:
             self._record = replace(self._record, done=tuple(replace(d, fixed=True) for d in self._record.done))
             forget_first(self.node)
         if self._probabilities is None:
-            self._probabilities = probabilities_again(self._record, lambda: self._in_world().cropped(self.part))
-        whole = on_whole_grid(self._probabilities, self.part, self._local, self._label_set, self._record, first)
+            self._probabilities = probabilities_again(self._record, lambda: self._placed.in_world.cropped(self.part))
+        whole = on_whole_grid(self._probabilities, self.part, self._placed.local, self._label_set, self._record, first)
         there = set(present_ids(self.node, self._record))
         done = [d for d in self._record.done if not d.fixed and d.segment_id in there]
         self._record = replace(self._record, done=tuple(d for d in self._record.done if d.fixed or d in done))
         self._first = first
         self._session = RefineSession(
-            self._local,
-            self._local.with_array(first[None]),
+            self._placed.local,
+            self._placed.local.with_array(first[None]),
             self._label_set,
             probabilities=whole,
             state=State(tuple(correction_of(d, self._names) for d in done)),
@@ -272,36 +269,15 @@ class Refining:
             # Whether somebody drew is seen by comparing, unless the grids differ.
             same_ids = [i for i, _ in segments] == [i for i, _ in self._segments_stamp]
             self._open(edited=same_ids and not self._aligned)
-        clicks.refresh_looks(self.node, self._volume_node())
+        clicks.refresh_looks(self.node, self._placed.node)
 
     def _remember(self) -> None:
         self._volume_stamp = volume_stamp(volume_nodes(self.node))
         self._segments_stamp = segments_stamp(self.node, self._record)
 
-    # Between scene and numbers
-
     def next_number(self, marks: Sequence[clicks.Mark]) -> int:
         """The place in time of a click that is made now, after all of these marks and all that ever were."""
-        used = [done.number for state in (self._record.done, *self._history) for done in state]
-        return 1 + max([0, *used, *(mark.number for mark in marks)])
-
-    def _volume_node(self) -> Any:
-        return require_volumes(self.node)[0]
-
-    def _grid(self) -> Matrix:
-        grid: Matrix = world_from_node(self._volume_node()) @ self._local.ijk_to_ras
-        return grid
-
-    def _from_world(self) -> Matrix:
-        return np.asarray(np.linalg.inv(world_from_node(self._volume_node())), dtype=np.float64)
-
-    def _in_world(self) -> Volume:
-        return replace(self._local, ijk_to_ras=self._grid())
-
-    def _to_world(self, points: Any) -> npt.NDArray[np.float64]:
-        return moved(np.array(points), world_from_node(self._volume_node()))
-
-    # Writing
+        return 1 + max([self._steps.highest, *(mark.number for mark in marks)])
 
     def _write(self, block: Any, done: Sequence[Done]) -> int:
         """Bring what changed into the segmentation; returns the number of voxels."""
@@ -312,7 +288,7 @@ class Refining:
             change_segments(
                 self.node,
                 label_changes(before, after, self._label_set, self._record, present_ids(self.node, self._record)),
-                self._grid(),
+                self._placed.grid,
                 (block[0].start, block[1].start, block[2].start),
             )
             before[...] = after
