@@ -189,7 +189,7 @@ class LabelSet:
             # Class by class: the largest so far and whose it is. The first of several largest wins, as in argmax.
             largest = logits[0].clone()
             for segment, head in zip(self.segments, logits[1:], strict=True):
-                result[head > largest] = segment.value if segment in chosen else 0
+                result.masked_fill_(head > largest, segment.value if segment in chosen else 0)
                 torch.maximum(largest, head, out=largest)
             _require_numbers(largest)
             return result
@@ -198,7 +198,7 @@ class LabelSet:
         inside = logits.float().sigmoid() > 0.5
         for head, segment in enumerate(self.segments):
             if segment in chosen:
-                result[inside[head]] = segment.value
+                result.masked_fill_(inside[head], segment.value)
         return result
 
 

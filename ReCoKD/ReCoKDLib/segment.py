@@ -59,10 +59,13 @@ class LoadedStudent:
     Attributes:
         package: What it is.
         predictor: Its networks.
+        warnings: What was not as asked when it was loaded, such as an engine that was refused; each of its results has
+            them.
     """
 
     package: ModelPackage
     predictor: Predictor
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def load(
@@ -80,8 +83,15 @@ class LoadedStudent:
         from .prediction import Predictor
 
         package = _package(student)
-        options: dict[str, Any] = {"engine": engine, "precision": precision, "warn": warn}
-        return cls(package, Predictor.from_package(package, device, mirroring, **options))
+        warnings: list[str] = []
+
+        def told(warning: str) -> None:
+            warnings.append(warning)
+            if warn is not None:
+                warn(warning)
+
+        options: dict[str, Any] = {"engine": engine, "precision": precision, "warn": told}
+        return cls(package, Predictor.from_package(package, device, mirroring, **options), tuple(warnings))
 
 
 def segment(
@@ -141,6 +151,9 @@ def segment(
         told(warning)
     if loaded is None:
         loaded = LoadedStudent.load(package, device, mirroring, engine=engine, precision=precision, warn=told)
+    else:
+        for warning in loaded.warnings:
+            told(warning)
     try:
         prediction = loaded.predictor.predict(
             volume,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.plan import Float3, Int3
-from ReCoKDLib.preprocessing import bounding_box, non_zero_mask
+from ReCoKDLib.preprocessing import bounding_box, non_zero
 from ReCoKDLib.volume import Volume
 
 from .datasets import Case, Dataset, load_case
@@ -232,7 +232,7 @@ def fingerprint_cases(
         volume, labels = load_case(case, label_set, len(channel_names))
         if labels is None and not unlabelled:
             raise DatasetError(f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case.")
-        box = bounding_box(non_zero_mask(volume.array))
+        box = bounding_box(non_zero(volume.array))
         foreground = np.full(volume.array[0][box].shape, nobody_annotated)
         if labels is not None:
             foreground = labels.array[0][box] > 0

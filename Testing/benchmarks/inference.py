@@ -1,9 +1,13 @@
 """How fast volumes are segmented, beside nnU-Net's own predictor in the same run, stage by stage and at CT size.
 
     python Testing/benchmarks/inference.py cases --figure dice_against_seconds.png
-    python Testing/benchmarks/inference.py ct growth limits --size 512 512 300
+    python Testing/benchmarks/inference.py ct --spacings 3 --nnunet-size 240 240 64
+    python Testing/benchmarks/inference.py ct --spacings 1.5 --nnunet-size 240 240 128
+    python Testing/benchmarks/inference.py growth
+    python Testing/benchmarks/inference.py limits
 
 Each of the parts ``ct``, ``growth`` and ``limits`` runs each program in a process of its own, whose peak it measures.
+These use OpenVINO if nothing else is said (the last of ``--engines``), in the first of ``--precisions``.
 """
 
 from __future__ import annotations
@@ -53,6 +57,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
+def tell(warning: str) -> None:
+    """Beside the tables: an engine that was refused, say, whose row is then PyTorch's."""
+    print(warning, file=sys.stderr, flush=True)
+
+
 class Timed:
     """An engine that adds up the time of its calls."""
 
@@ -72,7 +81,7 @@ class Stages:
     """A loaded student whose preprocessing and network calls are timed apart from the rest."""
 
     def __init__(self, package: ModelPackage, engine: str, precision: str) -> None:
-        self.student = LoadedStudent.load(package, "cpu", engine=engine, precision=precision)
+        self.student = LoadedStudent.load(package, "cpu", engine=engine, precision=precision, warn=tell)
         self.engines = [Timed(one) for one in self.student.predictor.engines]
         self.student.predictor.engines = tuple(self.engines)
         self.preprocessing = self.total = 0.0
@@ -270,13 +279,14 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
                 begun = time.perf_counter()
                 stages.engines[0].engine(tile)
                 bare.append(time.perf_counter() - begun)
-            stages.engines[0].seconds = 0.0
+            stages.engines[0].seconds, stages.engines[0].calls = 0.0, 0
             stages.labels(ct_volume(size, z), job["memory"])
             found |= {
+                "tiles": stages.engines[0].calls,
                 "seconds": stages.total,
                 "preprocessing": stages.preprocessing,
                 "network": stages.network,
-                "bare": float(np.median(bare)) * found["tiles"],
+                "bare": float(np.median(bare)) * stages.engines[0].calls,
                 "engine": f"{stages.engines[0].name} {stages.engines[0].precision}",
             }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -314,30 +324,27 @@ HEADER = ("volume", "tiles", "s", "preprocessing", "network", "the rest", "peak 
 
 
 def ct_part(given: argparse.Namespace) -> None:
-    """Ours whole; nnU-Net on so many slices as ``--nnunet-slices`` says, its time scaled by the tiles."""
-    i, j, k = given.size
-    rows = []
-    for z, slices in ((3.0, k), (1.5, k)):
-        mine = ours(given, (i, j, slices), z)
-        words = f"{i} x {j} x {slices} at 0.8 x 0.8 x {z:g} mm"
-        rows.append(row_of(f"{words}, {mine['engine']}", mine))
-        part = min(slices, given.nnunet_slices) if given.nnunet_slices else slices
-        theirs = in_child(program="nnunet", size=[i, j, part], z=z)
+    """Ours whole; nnU-Net on as much of the volume as ``--nnunet-size`` says, its time scaled by the tiles."""
+    size = given.size
+    part = [min(n, m) for n, m in zip(given.nnunet_size or size, size, strict=True)]
+    for z in given.spacings:
+        mine = ours(given, size, z)
+        theirs = in_child(program="nnunet", size=part, z=z)
         seconds = theirs["seconds"] * mine["tiles"] / theirs["tiles"]
-        said = "" if part == slices else f", {part} slices in {theirs['seconds']:.1f} s, scaled by tiles"
-        rows.append(
-            [
-                f"the same, nnU-Net's teacher{said}",
-                str(mine["tiles"]),
-                f"{seconds:.2f}",
-                "",
-                "",
-                "",
-                f"{theirs['peak']:.2f}",
-            ]
-        )
-        rows.append(["ratio", "", f"{seconds / mine['seconds']:.1f}", "", "", "", ""])
-    print(table(HEADER, rows), flush=True)
+        name, said, peak = "the same, nnU-Net's teacher", "", f"{theirs['peak']:.2f}"
+        if part != size:
+            said = f": {theirs['tiles']} tiles in {theirs['seconds']:.1f} s, scaled by tiles"
+            peak += f" (of {_by(part)} only)"
+        rows = [
+            row_of(f"{_by(size)} at 0.8 x 0.8 x {z:g} mm, {mine['engine']}", mine),
+            [name + said, str(mine["tiles"]), f"{seconds:.2f}", "", "", "", peak],
+            ["ratio", "", f"{seconds / mine['seconds']:.1f}", "", "", "", ""],
+        ]
+        print(table(HEADER, rows), end="\n\n", flush=True)
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def growth_part(given: argparse.Namespace) -> None:
@@ -347,7 +354,7 @@ def growth_part(given: argparse.Namespace) -> None:
     for factor, size in ((1, (i, j, k)), (2, (i, j, 2 * k)), (4, (i, 2 * j, 2 * k)), (8, (2 * i, 2 * j, 2 * k))):
         found = ours(given, size, CT_SPACING[0])
         a_tile = found["seconds"] / found["tiles"]
-        rows.append([*row_of(f"{factor} x ({' x '.join(map(str, size))})", found), f"{a_tile:.4f}"])
+        rows.append([*row_of(f"{factor} x ({_by(size)})", found), f"{a_tile:.4f}"])
     print(table((*HEADER, "s a tile"), rows), flush=True)
 
 
@@ -400,7 +407,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=3, default=[512, 512, 300], metavar=("I", "J", "K"))
     parser.add_argument("--width", type=int, default=3, help="t of the CT student")
     parser.add_argument("--memory", type=float, metavar="GB")
-    parser.add_argument("--nnunet-slices", type=int, help="nnU-Net gets so many slices of the CT only")
+    parser.add_argument("--spacings", type=float, nargs="+", default=[3.0, 1.5], help="of the CT's slices, mm")
+    parser.add_argument("--nnunet-size", type=int, nargs=3, metavar=("I", "J", "K"), help="nnU-Net gets so much only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--figure", type=Path, metavar="PNG")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)

@@ -23,7 +23,7 @@ from ReCoKDLib.errors import InputError, MissingDependencyError
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.prediction import Predictor
-from ReCoKDLib.segment import segment
+from ReCoKDLib.segment import LoadedStudent, segment
 from ReCoKDLib.students import find_student, shipped_folder
 from ReCoKDLib.volume import Volume
 
@@ -127,6 +127,10 @@ def test_an_engine_that_differs_is_refused(
     assert any("openvino gave other logits than PyTorch for blobs-x4" in warning for warning in found.warnings)
     expected = segment(image, package, device="cpu", engine="torch").labels.array
     np.testing.assert_array_equal(found.labels.array, expected)
+    # A batch loads it once, and each of its cases is told.
+    loaded = LoadedStudent.load(package, "cpu", engine="openvino")
+    assert loaded.warnings
+    assert all(set(loaded.warnings) <= set(segment(image, loaded).warnings) for _ in range(2))
     monkeypatch.setattr(choosing, "installed_engines", lambda: ("torch", "openvino"))
     assert (
         choosing.make_engines(package, Predictor.from_package(package, "cpu").networks, torch.device("cpu")).name

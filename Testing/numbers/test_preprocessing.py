@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from geometries import Matrix, axis_aligned, matrix
 from plans import small_plan
 from ReCoKDLib.plan import DEFAULT_RESAMPLING
-from ReCoKDLib.preprocessing import OUTSIDE, preprocess, restore_grid, uncrop
+from ReCoKDLib.preprocessing import OUTSIDE, bounding_box, filled, non_zero, preprocess, restore_grid, uncrop
 from ReCoKDLib.resampling import coarse_axis, resample, resampled_shape
 from ReCoKDLib.volume import Volume
 
@@ -138,3 +138,18 @@ def test_outside_of_the_patient_is_marked_in_labels() -> None:
     assert case.labels is not None
     assert (case.labels[0, 1:, 1:, 4:] == OUTSIDE).all()
     assert (case.labels[0, :, :, :4] == 0).all()
+
+
+def test_holes_are_the_same_whether_filled_before_or_after_cropping() -> None:
+    array = np.zeros((2, 12, 10, 9), np.int16)
+    array[0, 2:9, 1:8, 2:9] = 5
+    array[0, 4:6, 3:5, 4:6] = 0  # a hole
+    array[0, 6:9, 5:7, 5:6] = 0  # a notch, open at the border of the box
+    array[1, 5:7, 2:4, 8:9] = 1
+    mask = non_zero(array)
+    box = bounding_box(mask)
+    inside = filled(mask[box])
+    np.testing.assert_array_equal(inside, filled(mask)[box])
+    assert inside[2, 2, 2]  # of the hole
+    assert not inside[6, 4, 3]  # of the notch
+    assert bounding_box(filled(mask)) == box

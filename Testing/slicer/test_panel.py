@@ -13,7 +13,9 @@ import pytest
 
 from geometries import matrix, rotation
 from panel_user import choose, segment, segmentations, settle
+from ReCoKDLib import prediction
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.memory import smaller_tile
 from ReCoKDLib.mrml.segmentations import labels_from_node
 from ReCoKDLib.mrml.volumes import volume_to_node
 from ReCoKDLib.volume import Volume
@@ -277,12 +279,51 @@ def test_the_table_follows_the_segments(
     assert panel.ui.segmentComboBox.count == 1
 
 
+def test_how_students_compute_is_chosen_and_kept(
+    host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any, recokd: Any
+) -> None:
+    volume_to_node(two_blobs()[0])
+    choose(panel.ui.studentComboBox, blob_student)
+    segment(host, panel)
+    assert runs.started[0].options.items() >= {"engine": "auto", "precision": "f32", "memory": None}.items()
+    choose(panel.ui.engineComboBox, "PyTorch")
+    choose(panel.ui.precisionComboBox, "Half (bfloat16) where it keeps the labels")
+    panel.ui.memorySpinBox.value = 3.5
+    segment(host, panel)
+    assert runs.started[1].options.items() >= {"engine": "torch", "precision": "auto", "memory": 3.5}.items()
+    other = host.open(recokd)
+    assert other.ui.engineComboBox.currentText == "PyTorch"
+    assert other.ui.memorySpinBox.value == 3.5
+    other.cleanup()
+
+
+def test_smaller_tiles_are_told_in_the_panel(
+    host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = prediction.fitting_tile
+
+    def halved(plan: Any, heads: int, shape: Any, result_bytes: int, bound: float) -> Any:
+        plain(plan, heads, shape, result_bytes, bound)
+        return smaller_tile(plan.patch_size, plan)
+
+    monkeypatch.setattr(prediction, "fitting_tile", halved)
+    volume_to_node(two_blobs()[0])
+    choose(panel.ui.studentComboBox, blob_student)
+    panel.ui.memorySpinBox.value = 900
+    segment(host, panel)
+    assert "900 GB of memory do not suffice, so tiles of" in panel.ui.statusLabel.text
+
+
 def test_saved_settings_of_strangers_do_no_harm(host: Any, recokd: Any, students: Path, runs: Any) -> None:
     host.app.settings.setValue("ReCoKD/StudentFolders", "{not json")
     host.app.settings.setValue("ReCoKD/Device", "abacus")
+    host.app.settings.setValue("ReCoKD/Engine", "steam")
+    host.app.settings.setValue("ReCoKD/MemoryGB", "much")
     widget = host.open(recokd)
     assert widget.panel.settings.student_folders == []
     assert widget.ui.deviceComboBox.currentText == "Automatic"
+    computing = {"device": "auto", "engine": "auto", "precision": "f32", "memory": None}
+    assert widget.panel.settings.computing() == computing
     host.app.settings.setValue("ReCoKD/StudentFolders", json.dumps([1, None, "/a"]))
     assert widget.panel.settings.student_folders == [Path("/a")]
     widget.cleanup()

@@ -30,7 +30,7 @@ def bf16_against_f32(package: ModelPackage, volumes: Iterable[Volume]) -> dict[s
     dice = [_dice(full.predict(volume).labels.array, half.predict(volume).labels.array, values) for volume in volumes]
     if not dice:
         return {}
-    measured = {"Dice": float(np.mean(dice)), "smallest": float(np.min(dice)), "cases": len(dice)}
+    measured = {"Dice": round(float(np.mean(dice)), 6), "smallest": round(float(np.min(dice)), 6), "cases": len(dice)}
     return {BF16_METRIC: {**measured, "engine": half.engines[0].name}}
 
 

@@ -42,8 +42,9 @@ BF16_METRIC = "bf16 against f32"  # of a card's metrics
 BF16_KEEPS_LABELS = 0.999
 
 # Largest difference from PyTorch's logits on noise, in standard deviations of these. In f32 the shipped student's
-# differ by 4e-5 of them; in bf16, whose rounding alone is 4e-3 and goes through a dozen layers, the mean counts.
-_F32_DIFFERENCE = 1e-3
+# differ by 4e-5 of them, those of a six-stage network of random weights by 7e-3 (1.5e-4 in the mean; 0.015 % of the
+# labels of noise); in bf16, whose rounding alone is 4e-3 and goes through a dozen layers, the mean counts.
+_F32_DIFFERENCE = 0.02
 _BF16_DIFFERENCE = 0.05
 _TIMING_SECONDS = 1.0  # for all engines together
 _SEED = 20260101

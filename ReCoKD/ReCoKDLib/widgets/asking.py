@@ -76,7 +76,7 @@ class Asking(Section):
             self.run = process.BackgroundRun(
                 question.volume,
                 question.package,
-                {**question.options, "device": self.panel.settings.device},
+                {**question.options, **self.panel.settings.computing()},
                 on_progress=self._progress.at,
                 on_line=self.ui.logEdit.appendPlainText,
                 on_done=self._done,

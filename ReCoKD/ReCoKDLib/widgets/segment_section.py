@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import qt
@@ -11,8 +12,7 @@ from ..mrml.texts import _
 from . import process
 from .progress import RunProgress
 from .section import Section
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+from .settings import DEVICES, ENGINES, PRECISIONS
 
 
 class SegmentSection(Section):
@@ -29,12 +29,7 @@ class SegmentSection(Section):
         self.set_icon(ui.cancelButton, "cancel")
         self.clicked(ui.applyButton, self._apply)
         self.clicked(ui.cancelButton, self._cancel)
-        names = (_("Automatic"), _("CPU"), _("NVIDIA graphics card (CUDA)"), _("Apple graphics (MPS)"))
-        for name in names:
-            ui.deviceComboBox.addItem(name)
-        device = self.panel.settings.device
-        ui.deviceComboBox.setCurrentIndex(DEVICES.index(device) if device in DEVICES else 0)
-        ui.deviceComboBox.connect("currentIndexChanged(int)", self._device_chosen)
+        self._connect_choices()
         ui.structuresList.connect("itemChanged(QListWidgetItem*)", self._structure_checked)
         ui.showIn3DCheckBox.connect("toggled(bool)", self._show_3d)
 
@@ -70,8 +65,27 @@ class SegmentSection(Section):
         """What happens, below the progress."""
         self.say(self.ui.statusLabel, text)
 
-    def _device_chosen(self, index: int) -> None:
-        self.panel.settings.set_device(DEVICES[index])
+    def _connect_choices(self) -> None:
+        """How students compute, which is kept with the computer."""
+        ui, settings = self.ui, self.panel.settings
+        devices = (_("Automatic"), _("CPU"), _("NVIDIA graphics card (CUDA)"), _("Apple graphics (MPS)"))
+        engines = (_("The fastest that is installed"), "PyTorch", "OpenVINO", "ONNX Runtime")
+        precisions = (
+            _("Full (float32)"),
+            _("Half (bfloat16) where it keeps the labels"),
+            _("Always half (bfloat16)"),
+        )
+        for box, values, names, chosen, keep in (
+            (ui.deviceComboBox, DEVICES, devices, settings.device, settings.set_device),
+            (ui.engineComboBox, ENGINES, engines, settings.engine, settings.set_engine),
+            (ui.precisionComboBox, PRECISIONS, precisions, settings.precision, settings.set_precision),
+        ):
+            for name in names:
+                box.addItem(name)
+            box.setCurrentIndex(values.index(chosen))
+            box.connect("currentIndexChanged(int)", partial(_keep_choice, keep, values))
+        ui.memorySpinBox.value = settings.memory
+        ui.memorySpinBox.connect("valueChanged(double)", settings.set_memory)
 
     # Structures
 
@@ -126,8 +140,8 @@ class SegmentSection(Section):
             entry.package if entry and entry.package else parameters.student,
             roiNode=parameters.roi,
             labels=self._labels(),
-            device=self.panel.settings.device,
             mirroring=parameters.mirroring,
+            **self.panel.settings.computing(),
         )
         package = prepared.package
         target = parameters.outputSegmentation
@@ -187,3 +201,7 @@ class SegmentSection(Section):
         node = self.panel.segmentation
         if node is not None and node.GetSegmentation().GetNumberOfSegments():
             self.logic.showIn3D(node, shown)
+
+
+def _keep_choice(keep: Callable[[str], bool], values: Sequence[str], index: int) -> None:
+    keep(values[index])

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import qt
 
 _FOLDERS, _DEVICE, _STUDENT = "ReCoKD/StudentFolders", "ReCoKD/Device", "ReCoKD/Student"
+_ENGINE, _PRECISION, _MEMORY = "ReCoKD/Engine", "ReCoKD/Precision", "ReCoKD/MemoryGB"
 _DATASET, _IMPORTED_FROM = "ReCoKD/TrainingData", "ReCoKD/ImportedFrom"
 _TRAINING_CASES, _TRAINING_OUTPUT = "ReCoKD/TrainingCases", "ReCoKD/TrainingOutput"
+
+# Each with its default first.
+DEVICES = ("auto", "cpu", "cuda", "mps")
+ENGINES = ("auto", "torch", "openvino", "onnxruntime")
+PRECISIONS = ("f32", "auto", "bf16")
 
 
 class Settings:
@@ -41,11 +48,51 @@ class Settings:
     @property
     def device(self) -> str:
         """Where students compute."""
-        return self._text(_DEVICE) or "auto"
+        return self._one_of(DEVICES, _DEVICE)
 
     def set_device(self, device: str) -> bool:
         """Keep it."""
         return self._keep(_DEVICE, device)
+
+    @property
+    def engine(self) -> str:
+        """What runs their networks."""
+        return self._one_of(ENGINES, _ENGINE)
+
+    def set_engine(self, engine: str) -> bool:
+        """Keep it."""
+        return self._keep(_ENGINE, engine)
+
+    @property
+    def precision(self) -> str:
+        """In what they compute."""
+        return self._one_of(PRECISIONS, _PRECISION)
+
+    def set_precision(self, precision: str) -> bool:
+        """Keep it."""
+        return self._keep(_PRECISION, precision)
+
+    @property
+    def memory(self) -> float:
+        """GB that a run may take; 0 sets no bound."""
+        try:
+            memory = float(self._text(_MEMORY) or 0)
+        except ValueError:
+            return 0.0
+        return memory if 0 < memory < math.inf else 0.0
+
+    def set_memory(self, memory: float) -> bool:
+        """Keep it."""
+        return self._keep(_MEMORY, f"{memory:g}")
+
+    def computing(self) -> dict[str, Any]:
+        """How students compute: arguments of ``ReCoKDLib.segment.segment``."""
+        return {
+            "device": self.device,
+            "engine": self.engine,
+            "precision": self.precision,
+            "memory": self.memory or None,
+        }
 
     @property
     def student(self) -> str:
@@ -91,6 +138,11 @@ class Settings:
     def set_training_output(self, folder: str) -> bool:
         """Keep it."""
         return self._keep(_TRAINING_OUTPUT, folder)
+
+    def _one_of(self, known: tuple[str, ...], key: str) -> str:
+        """The first of them where nothing, or nothing that is known, was kept."""
+        kept = self._text(key)
+        return kept if kept in known else known[0]
 
     def _text(self, key: str) -> str:
         if key in self._unsaved:
