@@ -15,7 +15,7 @@ from geometries import matrix, rotation
 from panel_user import choose, segment, segmentations, settle
 from ReCoKDLib import prediction
 from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.memory import smaller_tile
+from ReCoKDLib.memory import fitting_tile, smaller_tile
 from ReCoKDLib.mrml.segmentations import labels_from_node
 from ReCoKDLib.mrml.volumes import volume_to_node
 from ReCoKDLib.volume import Volume
@@ -300,7 +300,7 @@ def test_how_students_compute_is_chosen_and_kept(
 def test_smaller_tiles_are_told_in_the_panel(
     host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = prediction.fitting_tile
+    plain = fitting_tile
 
     def halved(plan: Any, heads: int, shape: Any, result_bytes: int, bound: float) -> Any:
         plain(plan, heads, shape, result_bytes, bound)
