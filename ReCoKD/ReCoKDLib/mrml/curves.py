@@ -33,7 +33,7 @@ class CurvesPlot:
         """Bring the chart in line with the curves."""
         if not curves.loss and not curves.dice:
             return
-        if not self._is_here():
+        if not self.is_here():
             self._make()
         for table, name, points in zip(self._tables, self._names, (curves.loss, curves.dice), strict=True):
             _fill(table, name, points)
@@ -41,10 +41,11 @@ class CurvesPlot:
     def open(self) -> None:
         """Show the chart in a plot view, for which Slicer's layout may have to change."""
         slicer = ensure_slicer()
-        if self._is_here() and hasattr(slicer.modules, "plots"):
+        if self.is_here() and hasattr(slicer.modules, "plots"):
             slicer.modules.plots.logic().ShowChartInLayout(self.chart)
 
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
+        """Whether the scene has the chart."""
         return self.chart is not None and bool(ensure_slicer().mrmlScene.IsNodePresent(self.chart))
 
     def _make(self) -> None:

@@ -259,7 +259,7 @@ class TrainSection(Section):
         except OSError:
             return  # before the first epoch
         seen = (status.st_mtime_ns, status.st_size)
-        if seen != self._seen:
+        if seen != self._seen or not self.plot.is_here():  # the scene may have been closed
             self._seen = seen
             self.plot.show(read_curves(self.folder))
             self.ui.curvesButton.enabled = True
