@@ -90,7 +90,8 @@ class ScenesDataset(Dataset):
             raise DatasetError(f"{path} holds no volumes. Save a scene with volumes in it.")
         count = max((len(case.volumes) for _, _, case in found), default=1)
         channels = options.channels if len(options.channels) == count else ("",) * count
-        super().__init__(path.resolve().stem, channels, label_set, sorted(cases, key=lambda case: case.identifier))
+        # Scenes and their folders may be named after patients; the name goes into the model and its report.
+        super().__init__("scenes", channels, label_set, sorted(cases, key=lambda case: case.identifier))
 
 
 def scene_files(path: Path) -> list[Path]:
