@@ -375,6 +375,27 @@ def test_of_fractional_dicom_segments_what_is_half_occupied_counts(two_blobs: Tw
     assert_same_in_ras(loaded(dataset)[1], labels)
 
 
+def test_a_segment_outside_of_its_image_is_refused(two_blobs: TwoBlobs, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    import pydicom
+
+    from ReCoKDLib.dicom_seg import write_dicom_seg
+    from ReCoKDLib.image_io import read_volume
+
+    volume, labels = two_blobs(oblique())
+    write_series(tmp_path, volume)
+    image, files = read_volume(tmp_path), dicom_files(tmp_path)
+    on_image = labels.reoriented(image.axis_codes)
+    write_dicom_seg(on_image, LABELS, files, tmp_path / "seg.dcm", "manual", "1")
+    for file in files:
+        header = pydicom.dcmread(file)
+        header.ImagePositionPatient = [value + 500 for value in header.ImagePositionPatient]
+        header.save_as(file)
+    (case,) = open_dataset(tmp_path).cases
+    with pytest.raises(DatasetError, match="lies outside of its image"):
+        case.labels(case.volume())
+
+
 def test_sources_are_mixed(two_blobs: TwoBlobs, tmp_path: Path) -> None:
     raw = make_raw_dataset(tmp_path / "raw", cases=2)
     twin = make_raw_dataset(tmp_path / "elsewhere" / "raw", cases=2, seed=1)

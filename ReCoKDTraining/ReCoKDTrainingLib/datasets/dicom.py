@@ -243,9 +243,25 @@ def _masks(
             # highdicom's axes (slice, row, column) are (k, j, i); its affine leads from them to LPS mm.
             lps = np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
             mask = (np.asarray(volume.array)[None, ..., 0] >= 0.5).astype(np.uint8)
-            yield nearest(Volume(mask, _LPS_TO_RAS @ lps), reference) > 0, value
+            segment = Volume(mask, _LPS_TO_RAS @ lps)
+            if _share_outside(segment, reference) > 0.5:
+                raise DatasetError(
+                    f"Most of the segment {key} of {path.name} lies outside of its image. Segment on this series."
+                )
+            yield nearest(segment, reference) > 0, value
     except (OSError, ValueError, AttributeError, KeyError, RuntimeError) as error:
         raise InputError(f"{path.name} could not be read as a DICOM SEG ({error}). Get the file again.") from error
+
+
+def _share_outside(labels: Volume, reference: Volume) -> float:
+    """Which part of a mask's voxels has its centre outside of another volume."""
+    kji = np.argwhere(labels.array[0] > 0)
+    if not len(kji):
+        return 0.0
+    way = np.linalg.inv(reference.ijk_to_ras) @ labels.ijk_to_ras
+    there = (kji[:, ::-1] @ way[:3, :3].T + way[:3, 3])[:, ::-1]
+    inside = ((there >= -0.5) & (there <= np.array(reference.shape) - 0.5)).all(1)
+    return 1.0 - float(inside.mean())
 
 
 def nearest(labels: Volume, reference: Volume) -> npt.NDArray[Any]:
