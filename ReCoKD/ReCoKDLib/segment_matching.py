@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class FoundSegment:
     @property
     def code(self) -> str:
         """The standard code of what it shows; of its name where it has none itself; else empty."""
-        return type_and_modifier(self.terminology or terminology_entry(self.name))
+        return type_and_modifier(self.terminology) or type_and_modifier(terminology_entry(self.name))
 
 
 Synonyms = Mapping[str, str]
@@ -80,10 +80,15 @@ def read_rows(path: Path) -> list[list[str]]:
         raise InputError(f"{path} cannot be read as a CSV file ({error}). Give a table in UTF-8.") from error
 
 
-def match_segment(segment: FoundSegment, label_set: LabelSet, synonyms: Synonyms) -> Segment | None:
-    """The class that a segment shows: the only one with its code, else the one with its name or a synonym of it."""
+def match_segment(
+    segment: FoundSegment, label_set: LabelSet, synonyms: Synonyms, shared: Set[str] = frozenset()
+) -> Segment | None:
+    """The class that a segment shows: the only one with its code, else the one with its name or a synonym of it.
+
+    Codes in ``shared`` are those of several structures ("Vertebra") and say nothing.
+    """
     code = type_and_modifier(segment.terminology)
-    if code:
+    if code and code not in shared:
         coded = [known for known in label_set.segments if type_and_modifier(known.terminology) == code]
         if len(coded) == 1:
             return coded[0]
@@ -91,7 +96,7 @@ def match_segment(segment: FoundSegment, label_set: LabelSet, synonyms: Synonyms
     for known in label_set.segments:
         if _canonical(known.name, synonyms) == wanted:
             return known
-    code = segment.code
+    code = "" if segment.code in shared else segment.code
     coded = [known for known in label_set.segments if code and type_and_modifier(known.terminology) == code]
     return coded[0] if len(coded) == 1 else None
 
@@ -99,13 +104,16 @@ def match_segment(segment: FoundSegment, label_set: LabelSet, synonyms: Synonyms
 def classes_of(segmentations: Iterable[Sequence[FoundSegment]], synonyms: Synonyms) -> LabelSet:
     """The classes of several segmentations: each that any of them has, in the order of their names, numbered from 1.
 
-    Segments are one class where codes agree, else where names do.
+    Segments are one class where codes agree, else where names do; a code that segments of different names have in one
+    segmentation counts for nothing.
     """
+    segmentations = list(segmentations)
+    shared = frozenset(code for segments in segmentations for code in _shared_codes(segments, synonyms))
     classes: list[Segment] = []
     for segment in sorted(
         (s for segmentation in segmentations for s in segmentation), key=lambda s: _canonical(s.name, synonyms)
     ):
-        if match_segment(segment, LabelSet(tuple(classes)), synonyms) is None:
+        if match_segment(segment, LabelSet(tuple(classes)), synonyms, shared) is None:
             name = synonyms.get(_key(segment.name), segment.name.strip())
             entry = segment.terminology if type_and_modifier(segment.terminology) else terminology_entry(name)
             value = len(classes) + 1
@@ -119,14 +127,22 @@ def matched(
     """Which segment has which value in a label map of ``label_set``.
 
     Returns:
-        The segments' keys with their values, in the order of the classes, and the names of the classes that none of
-        them shows.
+        The segments' keys with their values, in the order of the segments (where they overlap the later one wins, as in
+        Slicer), and the names of the classes that none of them shows.
     """
-    found = [(segment.key, match_segment(segment, label_set, synonyms)) for segment in segments]
+    shared = _shared_codes(segments, synonyms)
+    found = [(segment.key, match_segment(segment, label_set, synonyms, shared)) for segment in segments]
     values = [(key, known.value) for key, known in found if known is not None]
     present = {value for _, value in values}
     missing = tuple(known.name for known in label_set.segments if known.value not in present)
-    return tuple(sorted(values, key=lambda entry: entry[1])), missing
+    return tuple(values), missing
+
+
+def _shared_codes(segments: Sequence[FoundSegment], synonyms: Synonyms) -> frozenset[str]:
+    """Codes that segments of different names have in one segmentation, as all vertebrae are "Vertebra"."""
+    named = {(segment.code, _canonical(segment.name, synonyms)) for segment in segments if segment.code}
+    codes = [code for code, _ in named]
+    return frozenset(code for code in codes if codes.count(code) > 1)
 
 
 def _key(name: str) -> str:

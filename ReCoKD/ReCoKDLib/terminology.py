@@ -73,14 +73,16 @@ def terminology_entry(name: str, dataset: str = "") -> str:
 
 
 def type_and_modifier(entry: str) -> str:
-    """What two entries must have in common to mean the same structure: the codes of type and modifier, no meanings.
+    """What two entries must have in common to mean the same structure: the codes of type, modifier and, where there is
+    one, region with its modifier; no meanings.
 
     Empty where the entry says nothing of the kind, as Slicer's default entry, whose type is its category ("Tissue").
     """
     parts = entry.split("~")
     if len(parts) < 4 or not parts[2].strip("^") or parts[2] == parts[1]:
         return ""
-    return "~".join("^".join(part.split("^")[:2]) for part in parts[2:4])
+    region = parts[5:7] if len(parts) > 5 and parts[5].strip("^") else []
+    return "~".join("^".join(part.split("^")[:2]) for part in (*parts[2:4], *region))
 
 
 def with_terminology(label_set: LabelSet, dataset: str = "") -> LabelSet:

@@ -176,8 +176,10 @@ def _inspected(case: Case, part: str, dataset: Dataset, thumbnails: bool) -> Che
     except ReCoKDError as error:
         return replace(blank, findings=(Finding("unreadable", str(error)),))
     found = [Finding(p.kind, p.message) for p in image_problems(case, volume, len(dataset.channel_names))]
-    if volume.array.min() == volume.array.max():
-        found.append(Finding("constant image", "Every voxel of the image has the same value."))
+    constant = [str(number) for number, channel in enumerate(volume.array) if channel.min() == channel.max()]
+    if constant:
+        where = f"channel {', '.join(constant)}" if volume.channels > 1 else "the image"
+        found.append(Finding("constant image", f"Every voxel of {where} has the same value."))
     labels = None
     try:
         labels = case.labels(volume)

@@ -100,7 +100,7 @@ class Relabelling:
 
     Attributes:
         source: What the label maps hold.
-        values: (value in the file, value wanted), background left out: what is not named becomes background.
+        values: (value in the file, value wanted), background left out: what is not named is as background is.
         background: What the file's background becomes: 0, or the ignore label where it is not known.
         background_is_unknown: Whether a class that is wanted was not annotated, so that background may be that class.
     """
@@ -112,8 +112,7 @@ class Relabelling:
 
     def apply(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
         """A label map of ``source``, of any shape and without unknown values, in the other numbers."""
-        numbers = np.zeros(max(self.source.training_values) + 1, dtype=np.int16)
-        numbers[0] = self.background
+        numbers = np.full(max(self.source.training_values) + 1, self.background, dtype=np.int16)
         for value, number in self.values:
             numbers[value] = number
         return numbers[labels.astype(np.intp)]

@@ -112,6 +112,15 @@ def test_each_bad_case_is_named(nrrd: Path, spoil: Spoil, kind: str, spoils: boo
     assert check.bad == (("blobs_002",) if spoils else ())
 
 
+def test_a_constant_channel_is_found_beside_a_good_one(tmp_path: Path) -> None:
+    folder = make_raw_dataset(tmp_path / "two", cases=3, channel_names=("T1", "T2"), file_ending=".nrrd")
+    change(folder / "imagesTr" / "blobs_002_0001.nrrd", with_voxels(lambda a: 0 * a))
+    (case,) = [case for case in checked(NnunetRawDataset(folder)).cases if case.bad]
+    assert [(f.kind, f.message) for f in case.findings] == [
+        ("constant image", "Every voxel of channel 1 has the same value.")
+    ]
+
+
 def test_what_many_cases_have_is_not_wild(nrrd: Path) -> None:
     for number in (1, 2):
         change(image(nrrd, number), with_voxels(lambda a: 100 * a))

@@ -148,6 +148,14 @@ def test_regions_of_one_value_become_labels() -> None:
     assert relabelling(regions(whole=[1, 2], rim=[4], dot=[3]), chosen).values == ((3, 2), (4, 1))
 
 
+def test_what_the_target_does_not_know_is_unknown_where_background_is() -> None:
+    source, target = labels("liver", "gallbladder"), labels("liver", "spleen", ignore=True)
+    other = relabelling(source, target)
+    assert other.background_is_unknown
+    assert other.apply(np.array([0, 1, 2])).tolist() == [3, 1, 3]
+    assert relabelling(source, labels("liver")).apply(np.array([0, 1, 2])).tolist() == [0, 1, 0]
+
+
 def test_a_label_that_is_not_there_is_refused() -> None:
     with pytest.raises(DatasetError, match="no label 'colon'. It has: Spleen, Left kidney"):
         select_classes(ABDOMEN, ["liver", "colon"])

@@ -339,6 +339,63 @@ def test_dicom_with_seg(two_blobs: TwoBlobs, make: Callable[[], Matrix], tmp_pat
     assert_same_in_ras(found_labels, labels)
 
 
+def test_of_fractional_dicom_segments_what_is_half_occupied_counts(two_blobs: TwoBlobs, tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    import pydicom
+
+    from ReCoKDLib.dicom_seg import write_dicom_seg
+    from ReCoKDLib.image_io import read_volume
+
+    volume, labels = two_blobs(oblique())
+    write_series(tmp_path, volume)
+    image = read_volume(tmp_path)
+    files = dicom_files(tmp_path)
+    on_image = labels.reoriented(image.axis_codes)
+    write_dicom_seg(on_image, LABELS, files, tmp_path / "seg.dcm", "manual", "1")
+    known = pydicom.dcmread(tmp_path / "seg.dcm")
+    descriptions = [highdicom.seg.SegmentDescription.from_dataset(item) for item in known.SegmentSequence]
+    fractions = np.stack([np.select([on_image.array[0] == value], [0.6], 0.4) for value in (1, 2)], -1)
+    highdicom.seg.Segmentation(
+        [pydicom.dcmread(file) for file in files],
+        fractions,
+        "FRACTIONAL",
+        descriptions,
+        series_instance_uid=highdicom.UID(),
+        series_number=1,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="-",
+        manufacturer_model_name="-",
+        software_versions="1",
+        device_serial_number="1",
+        fractional_type="OCCUPANCY",
+    ).save_as(tmp_path / "seg.dcm")
+    dataset = open_dataset(tmp_path)
+    assert dataset.name == "dicom", "folders may be named after patients"
+    assert_same_in_ras(loaded(dataset)[1], labels)
+
+
+def test_a_segment_outside_of_its_image_is_refused(two_blobs: TwoBlobs, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    import pydicom
+
+    from ReCoKDLib.dicom_seg import write_dicom_seg
+    from ReCoKDLib.image_io import read_volume
+
+    volume, labels = two_blobs(oblique())
+    write_series(tmp_path, volume)
+    image, files = read_volume(tmp_path), dicom_files(tmp_path)
+    on_image = labels.reoriented(image.axis_codes)
+    write_dicom_seg(on_image, LABELS, files, tmp_path / "seg.dcm", "manual", "1")
+    for file in files:
+        header = pydicom.dcmread(file)
+        header.ImagePositionPatient = [value + 500 for value in header.ImagePositionPatient]
+        header.save_as(file)
+    (case,) = open_dataset(tmp_path).cases
+    with pytest.raises(DatasetError, match="lies outside of its image"):
+        case.labels(case.volume())
+
+
 def test_sources_are_mixed(two_blobs: TwoBlobs, tmp_path: Path) -> None:
     raw = make_raw_dataset(tmp_path / "raw", cases=2)
     twin = make_raw_dataset(tmp_path / "elsewhere" / "raw", cases=2, seed=1)

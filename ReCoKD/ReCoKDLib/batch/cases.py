@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 _OTHER_SUFFIXES = (".seg.nrrd", ".seg.nhdr", ".raw", ".img", ".gz", ".zip", ".csv", ".json", ".txt", ".png", ".html")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 LABEL_WORDS = {"label", "labels", "labelmap", "seg", "segmentation", "mask", "masks"}
-LABEL_FOLDERS = {"labelstr", "labelsts", "labels", "masks"}
+LABEL_FOLDERS = {"labelstr", "labelsts", "labels", "masks", "segmentation", "segmentations"}
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 # Objects of these modalities that GDCM takes for images.
 _NO_IMAGES = {"SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "PR", "KO", "REG"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ class DicomDataset(Dataset):
         modality = str(found.headers[next(iter(found.series))].get("Modality", ""))
         names = options.channels or (CHANNEL_NAMES.get(modality, ""),)
         names = tuple(CHANNEL_NAMES.get(name.upper(), name) for name in names)
-        super().__init__(folder.resolve().name, names, label_set, sorted(cases, key=lambda case: case.identifier))
+        # Folders may be named after patients; the name goes into the model and its report.
+        super().__init__("dicom", names, label_set, sorted(cases, key=lambda case: case.identifier))
 
 
 def has_dicom(folder: Path) -> bool:
@@ -192,7 +194,9 @@ def _segment(item: Any) -> FoundSegment:
     kind = item.get("SegmentedPropertyTypeCodeSequence")
     modifier = kind[0].get("SegmentedPropertyTypeModifierCodeSequence") if kind else None
     category = code(item.get("SegmentedPropertyCategoryCodeSequence"))
-    entry = f"DICOM~{category}~{code(kind)}~{code(modifier)}~DICOM~^^~^^"
+    region = item.get("AnatomicRegionSequence")
+    region_modifier = region[0].get("AnatomicRegionModifierSequence") if region else None
+    entry = f"DICOM~{category}~{code(kind)}~{code(modifier)}~DICOM~{code(region)}~{code(region_modifier)}"
     return FoundSegment(str(item.SegmentNumber), str(item.get("SegmentLabel", "") or item.SegmentNumber), entry)
 
 
@@ -223,23 +227,41 @@ def _channels(found: _Found, names: tuple[str, ...]) -> list[tuple[tuple[str, ..
 
 def _masks(
     path: Path, values: tuple[tuple[str, int], ...], reference: Volume
-) -> list[tuple[npt.NDArray[np.bool_], int]]:
-    """Segments of a SEG object on the reference's grid, with their values."""
+) -> Iterator[tuple[npt.NDArray[np.bool_], int]]:
+    """Segments of a SEG object on the reference's grid, with their values; one at a time, as each is a whole volume.
+
+    Of fractional segments what is at least half occupied or probable.
+    """
     import highdicom
 
     try:
         segmentation = highdicom.seg.segread(path)
-        numbers = [int(key) for key, _ in values]
-        volume = segmentation.get_volume(segment_numbers=numbers, combine_segments=False, skip_overlap_checks=True)
+        for key, value in values:
+            volume = segmentation.get_volume(
+                segment_numbers=[int(key)], combine_segments=False, skip_overlap_checks=True
+            )
+            # highdicom's axes (slice, row, column) are (k, j, i); its affine leads from them to LPS mm.
+            lps = np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
+            mask = (np.asarray(volume.array)[None, ..., 0] >= 0.5).astype(np.uint8)
+            segment = Volume(mask, _LPS_TO_RAS @ lps)
+            if _share_outside(segment, reference) > 0.5:
+                raise DatasetError(
+                    f"Most of the segment {key} of {path.name} lies outside of its image. Segment on this series."
+                )
+            yield nearest(segment, reference) > 0, value
     except (OSError, ValueError, AttributeError, KeyError, RuntimeError) as error:
         raise InputError(f"{path.name} could not be read as a DICOM SEG ({error}). Get the file again.") from error
-    # highdicom's axes (slice, row, column) are (k, j, i); its affine leads from them to LPS mm.
-    lps = np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
-    array = np.asarray(volume.array)
-    return [
-        (nearest(Volume(array[None, ..., index].astype(np.uint8), _LPS_TO_RAS @ lps), reference) > 0, value)
-        for index, (_, value) in enumerate(values)
-    ]
+
+
+def _share_outside(labels: Volume, reference: Volume) -> float:
+    """Which part of a mask's voxels has its centre outside of another volume."""
+    kji = np.argwhere(labels.array[0] > 0)
+    if not len(kji):
+        return 0.0
+    way = np.linalg.inv(reference.ijk_to_ras) @ labels.ijk_to_ras
+    there = (kji[:, ::-1] @ way[:3, :3].T + way[:3, 3])[:, ::-1]
+    inside = ((there >= -0.5) & (there <= np.array(reference.shape) - 0.5)).all(1)
+    return 1.0 - float(inside.mean())
 
 
 def nearest(labels: Volume, reference: Volume) -> npt.NDArray[Any]:

@@ -22,7 +22,7 @@ from ReCoKDLib.volume import Volume, stack_channels
 from .case import BrokenReader, Case, CaseReader, FileReader, files_checksum
 from .dataset import Dataset
 from .nnunet_raw import read_description
-from .options import SourceOptions
+from .options import SourceOptions, channels_asked_for
 
 WHAT_TO_GIVE = (
     "Give a folder with a dataset.json (nnU-Net, Decathlon), scenes (.mrb, .mrml), images and segmentations, or DICOM."
@@ -79,7 +79,8 @@ class FilePairsDataset(Dataset):
     """Images and segmentations in a folder and those below it; images without one are unlabelled cases.
 
     Without rules, the segmentation of ``X.nii.gz`` is ``X.seg.nrrd``, ``X_seg.nii.gz`` (or ``-label``, ``_mask``,
-    ...) beside it, or ``X.nii.gz`` in a folder ``labels`` (``masks``, ``labelsTr``) beside ``images``. The classes are
+    ...) beside it, or ``X.nii.gz`` in a folder ``labels`` (``masks``, ``labelsTr``) beside ``images``,
+    or the only one beside the only image of a folder; any other is a case that cannot be read. The classes are
     the segments' or, of label maps, those that ``labels`` of a ``dataset.json`` in the folder names; values without a
     name are called ``label 1``, ``label 2``.
 
@@ -91,17 +92,18 @@ class FilePairsDataset(Dataset):
         self.folder = Path(folder)
         options = options or SourceOptions()
         found = self._found(options)
-        if not found:
+        if not any(files.images for files in found.values()):
             rule = f" that the rule {options.image_rule!r} fits. Correct the rule."
             more = rule if options.image_rule else f". {WHAT_TO_GIVE}"
             raise DatasetError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){more}")
         synonyms = read_synonyms(options.synonyms)
         segments = {files.label: _segments(files.label) for files in found.values() if _is_segmentation(files.label)}
         label_set = self._label_set(found, segments, synonyms)
-        cases = [self._case(name, files, segments, label_set, synonyms) for name, files in sorted(found.items())]
-        count = max((len(files.images) for files in found.values()), default=1)
-        channels = options.channels if len(options.channels) == count else ("",) * count
-        super().__init__(self.folder.resolve().name, channels, label_set, cases)
+        named = (self.folder / "dataset.json").is_file()
+        cases = [self._case(name, files, segments, label_set, synonyms, named) for name, files in sorted(found.items())]
+        count = max((len(files.images) for files in found.values() if not files.problem), default=0)
+        name = self.folder.resolve().name
+        super().__init__(name, channels_asked_for(options, count), label_set, cases)
 
     def _found(self, options: SourceOptions) -> dict[str, _Files]:
         files = [
@@ -147,11 +149,18 @@ class FilePairsDataset(Dataset):
         segments: Mapping[Path | None, tuple[FoundSegment, ...] | None],
         label_set: LabelSet,
         synonyms: Synonyms,
+        named: bool,
     ) -> Case:
         reader: CaseReader
         missing: tuple[str, ...] = ()
+        unnamed = bool(segments) and not named
         if files.problem:
             reader = BrokenReader(files.problem)
+        elif unnamed and files.label is not None and not _is_segmentation(files.label):
+            reader = BrokenReader(
+                f"{files.label.name} is a label map beside segmentations (.seg.nrrd) of other cases, and nothing says "
+                "what its numbers mean. Name them under 'labels' in a dataset.json in the folder."
+            )
         elif files.label is None or not _is_segmentation(files.label):
             reader = FileReader(files.images, files.label)
         else:
@@ -240,34 +249,79 @@ def _by_rule(folder: Path, files: list[Path], options: SourceOptions) -> dict[st
         problem = f"The channel {lacking[0]!r} of the case {case} is missing. Add the file." if lacking else ""
         chosen = tuple(channels[name] for name in names if name in channels)
         found[case] = _Files(chosen, labels.get(case), problem)
+    for case in labels.keys() - images.keys():
+        found[case] = _Files((), labels[case], _without_image(labels[case]))
     return found
 
 
 def _by_habit(folder: Path, files: list[Path]) -> dict[str, _Files]:
     labels: dict[tuple[str, str], Path] = {}
-    images: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    images: list[Path] = []
     for path in files:
-        place, stem = path.parent.relative_to(folder), path.name[: -len(full_suffix(path))]
+        place, stem = path.parent.relative_to(folder), _stem(path)
         word = re.split(r"[^a-z]+", stem.lower())[-1]
-        if _is_segmentation(path) or (word in LABEL_WORDS and len(stem) > len(word)):
+        if _is_segmentation(path) or word in LABEL_WORDS:
             shorter = re.sub(r"[^A-Za-z0-9]*[A-Za-z]+$", "", stem) if word in LABEL_WORDS else stem
             labels[_common(place), shorter or stem] = path
         elif place.name.lower() in LABEL_FOLDERS:
             labels[_common(place), stem] = path
         else:
-            match = _CHANNEL.fullmatch(stem)
-            images[_common(place), match[1] if match else stem].append(path)
+            images.append(path)
+    groups = _with_channels(folder, images, labels)
+    pairs: dict[tuple[str, str], Path | None] = {}
+    for (common, stem), paths in groups.items():
+        pairs[common, stem] = labels.get((common, stem))
+        if len(paths) == 1 and pairs[common, stem] is None:  # CASE_0000 alone, whose labels keep the number
+            pairs[common, stem] = labels.get((common, _stem(paths[0])))
+    left = [path for path in labels.values() if path not in pairs.values()]
+    for key, paths in groups.items():  # the only segmentation beside the only image of a folder
+        place = paths[0].parent
+        beside = [path for path in left if path.parent == place]
+        if pairs[key] is None and len(beside) == 1 and sum(p.parent == place for p in images) == len(paths):
+            pairs[key] = beside[0]
     found: dict[str, _Files] = {}
-    for (common, stem), paths in images.items():
-        label = labels.get((common, stem))
-        if len(paths) == 1 and label is None:  # CASE_0000 without further channels, whose labels keep the number
-            whole = paths[0].name[: -len(full_suffix(paths[0]))]
-            label = labels.get((common, whole))
-        for name in _names(common, stem):
-            if name not in found:
-                found[name] = _Files(tuple(sorted(paths)), label)
-                break
+    for (common, stem), paths in groups.items():
+        _add(found, common, stem, _Files(tuple(sorted(paths)), pairs[common, stem]))
+    for (common, stem), path in labels.items():
+        if path not in pairs.values():
+            _add(found, common, stem, _Files((), path, _without_image(path)))
     return found
+
+
+def _with_channels(
+    folder: Path, images: list[Path], labels: Mapping[tuple[str, str], Path]
+) -> dict[tuple[str, str], list[Path]]:
+    """The images of each case: CASE_0000, CASE_0001, ... are its channels where none is left out or has a label."""
+    single: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    numbered: dict[tuple[str, str], dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in images:
+        common, match = _common(path.parent.relative_to(folder)), _CHANNEL.fullmatch(_stem(path))
+        if match:
+            numbered[common, match[1]][int(match[2])].append(path)
+        else:
+            single[common, _stem(path)].append(path)
+    for (common, stem), channels in numbered.items():
+        paths = [path for number in sorted(channels) for path in channels[number]]
+        complete = sorted(channels) == list(range(len(paths))) and (common, stem) not in single
+        if complete and (len(paths) == 1 or not any((common, _stem(path)) in labels for path in paths)):
+            single[common, stem] = paths
+        else:
+            for path in paths:
+                single[common, _stem(path)].append(path)
+    return single
+
+
+def _without_image(label: Path) -> str:
+    """What to say of a segmentation that no image was found for."""
+    return f"{label.name} has no image. Add the image, name both alike, or say which belong together (--image-rule)."
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(full_suffix(path))]
+
+
+def _add(found: dict[str, _Files], common: str, stem: str, files: _Files) -> None:
+    found[next(name for name in _names(common, stem) if name not in found)] = files
 
 
 def _common(place: Path) -> str:

@@ -11,7 +11,7 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.provenance import read_provenance
 from ReCoKDLib.terminology import with_terminology
 
-from .case import Case, FileReader
+from .case import BrokenReader, Case, FileReader
 from .dataset import Dataset
 
 
@@ -78,4 +78,10 @@ def _find_cases(folder: Path, ending: str, channels: int, label_set: LabelSet) -
         label = labels / f"{identifier}{ending}"
         reader = FileReader(files, label if label.is_file() else None)
         cases.append(Case(identifier, reader, label_set, provenance=records.get(identifier)))
+    known = {case.identifier for case in cases}
+    for path in sorted(labels.glob(f"*{ending}")):
+        identifier = path.name[: -len(ending)]
+        if identifier not in known and not identifier.startswith("."):
+            message = f"{path.name} has no image {identifier}_0000{ending} in imagesTr. Add it, or remove the label."
+            cases.append(Case(identifier, BrokenReader(message), label_set))
     return cases

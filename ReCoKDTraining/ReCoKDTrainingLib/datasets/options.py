@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ReCoKDLib.errors import DatasetError
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -24,3 +26,17 @@ class SourceOptions:
     label_rule: str = ""
     pairing: Path | None = None
     synonyms: Path | None = None
+
+
+def channels_asked_for(options: SourceOptions, count: int) -> tuple[str, ...]:
+    """The names of ``count`` channels, empty where none were given; 0 channels are what no readable case told.
+
+    Raises:
+        DatasetError: Names were given, and not so many.
+    """
+    if options.channels and count and len(options.channels) != count:
+        raise DatasetError(
+            f"{len(options.channels)} channels were named ({', '.join(options.channels)}), the cases have {count}. "
+            "Name each (--channels), or none."
+        )
+    return options.channels or ("",) * max(1, count)

@@ -13,7 +13,7 @@ from ReCoKDLib.volume import Volume
 
 from .case import BrokenReader, Case, CaseReader, voxels_checksum
 from .dataset import Dataset
-from .options import SourceOptions
+from .options import SourceOptions, channels_asked_for
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,10 @@ class ScenesDataset(Dataset):
             cases.append(Case(name, reader, label_set, missing=missing if values else (), patient=case.patient))
         if not cases:
             raise DatasetError(f"{path} holds no volumes. Save a scene with volumes in it.")
-        count = max((len(case.volumes) for _, _, case in found), default=1)
-        channels = options.channels if len(options.channels) == count else ("",) * count
-        super().__init__(path.resolve().stem, channels, label_set, sorted(cases, key=lambda case: case.identifier))
+        count = max((len(case.volumes) for _, _, case in found if not case.problem), default=0)
+        channels = channels_asked_for(options, count)
+        # Scenes and their folders may be named after patients; the name goes into the model and its report.
+        super().__init__("scenes", channels, label_set, sorted(cases, key=lambda case: case.identifier))
 
 
 def scene_files(path: Path) -> list[Path]:
