@@ -100,6 +100,17 @@ def test_it_learns(dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tm
     assert trainer.finished
 
 
+def test_counters_are_added_up_off_the_device(
+    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPS has no float64; the meta device gives no values back."""
+    trainer = make(dataset, cached, tmp_path / "run", Schedule(epochs=1, steps_per_epoch=1))
+    trainer.device = torch.device("meta")
+    monkeypatch.setattr(trainer.distiller, "pop_statistics", lambda: {"pairs": 3.0})
+    trainer._count()
+    assert trainer._counters == {"pairs": 3.0}
+
+
 class Killed(BaseException):
     pass
 

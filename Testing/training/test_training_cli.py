@@ -252,6 +252,18 @@ def test_resuming_with_other_settings_leaves_the_run_as_it_is(
     assert (tmp_path / "run" / "plan.json").read_bytes() == plan
 
 
+def test_resuming_with_swapped_classes_is_refused(raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    changed = Path(shutil.copytree(raw_dataset, tmp_path / raw_dataset.name))
+    arguments = ["--task", "distill", "--dataset", str(changed), "--output", str(tmp_path / "run"), *SHORT]
+    assert main(arguments) == 0
+    description = json.loads((changed / "dataset.json").read_text())
+    labels = description["labels"]
+    labels["anterior"], labels["posterior"] = labels["posterior"], labels["anterior"]
+    (changed / "dataset.json").write_text(json.dumps(description))
+    assert main([*arguments, "--resume"]) == 2
+    assert "classes, labels, anterior was 1 and is 2" in capsys.readouterr().err
+
+
 def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(raw_dataset: Path, tmp_path: Path) -> None:
     arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--output", str(tmp_path / "run"), *SHORT]
     assert main(arguments) == 0
