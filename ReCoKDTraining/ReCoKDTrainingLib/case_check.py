@@ -363,6 +363,12 @@ def _of_all(used: Sequence[CheckedCase], label_set: LabelSet, has_teacher: bool)
             f"{len(alone)} of {len(training)} training cases have no segmentation ({names}): only a teacher can "
             "supervise them. Name one (--teacher), or leave them out (--unlabelled-weight 0).",
         )
+    if not has_teacher and {case.annotated for case in training} == {"in part"}:
+        yield Finding(
+            "no background",
+            "Every training case lacks the annotation of a class, so no case tells what is background. Add cases that "
+            "are annotated in full, leave classes out (--labels), or name a teacher (--teacher).",
+        )
     if not label_set.segments:
         yield Finding("no classes", "No source says what is to be segmented. Give annotated cases, or a teacher.")
     annotated = [case for case in training if case.voxels]

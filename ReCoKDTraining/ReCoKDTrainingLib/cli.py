@@ -137,8 +137,17 @@ def _data(arguments: argparse.Namespace) -> DataSettings:
 
 def _check(arguments: argparse.Namespace, progress: Progress) -> int:
     from .check_report import check_sources
+    from .parsing import parse_loss_options, parse_losses
 
-    return 1 if check_sources(_data(arguments), arguments.teacher, arguments.output, progress) else 0
+    spoiled = check_sources(
+        _data(arguments),
+        arguments.teacher,
+        arguments.output,
+        progress,
+        losses=parse_losses(arguments.losses),
+        loss_options=parse_loss_options(arguments.lossOptions),
+    )
+    return 1 if spoiled else 0
 
 
 def _export(arguments: argparse.Namespace, progress: Progress) -> None:

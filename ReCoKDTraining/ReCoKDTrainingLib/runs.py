@@ -38,7 +38,7 @@ from .resuming import differences, require_same
 from .sampling import PatchDataset
 from .torchrun import place
 from .trainer import Schedule, Trainer, default_workers
-from .training_data import DataSettings, ModelTask, checked_split, open_cases, unlabelled
+from .training_data import DataSettings, ModelTask, annotated_in_full, checked_split, open_cases, unlabelled
 from .validation import Validation, spread_out
 
 PLAN = "plan.json"
@@ -192,7 +192,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     ).to(device)
-    if not any(case.labelled for case in split.training):
+    if teacher is not None and not annotated_in_full(split.training):
         distiller.require_logits_loss()
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))

@@ -305,6 +305,39 @@ def test_a_student_from_volumes_alone(teacher: Path, raw_dataset: Path, tmp_path
     assert "not fully annotated" in capsys.readouterr().err
 
 
+def test_cases_annotated_in_part_alone_show_no_background(
+    teacher: Path, raw_dataset: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Source A knows one class, source B the other: what is none of them is never seen."""
+    arguments = []
+    for name, other in (("anterior", "posterior"), ("posterior", "anterior")):
+        folder = Path(shutil.copytree(raw_dataset, tmp_path / name))
+        description = json.loads((folder / "dataset.json").read_text())
+        value = description["labels"][name]
+        description["labels"] = {"background": 0, name: 1}
+        (folder / "dataset.json").write_text(json.dumps(description))
+        for path in (folder / "labelsTr").iterdir():
+            change(path, with_voxels(lambda a, value=value: (a == value).astype(a.dtype)))
+        for path in (folder / "imagesTr").iterdir():
+            change(path, with_voxels(lambda a, other=other: a + len(other)))
+        arguments += ["--dataset", str(folder)]
+    names = [case.identifier for case in open_datasets([tmp_path / "anterior", tmp_path / "posterior"]).cases]
+    (tmp_path / "split.json").write_text(json.dumps({"train": names, "val": []}))
+    arguments += ["--split", str(tmp_path / "split.json")]
+    out = ["--output", str(tmp_path / "run")]
+    assert main(["--task", "teacher", *arguments, *out, *SHORT]) == 2
+    assert "no case tells what is background" in capsys.readouterr().err
+    arguments += ["--teacher", str(teacher)]
+    assert main(["--task", "distill", *arguments, *out, *SHORT]) == 2
+    assert "No training case is annotated in full" in capsys.readouterr().err
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "check")]) == 1
+    assert "ERROR  dataset: losses: No training case is annotated in full" in capsys.readouterr().out
+    arguments += ["--losses", "reco=1,logits=1"]
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "checked")]) == 0
+    shutil.rmtree(tmp_path / "run")
+    assert main(["--task", "distill", *arguments, *out, *SHORT]) == 0
+
+
 def test_a_teacher_that_does_not_know_a_class(teacher: Path, tmp_path: Path, capsys: Capture) -> None:
     folder = make_raw_dataset(tmp_path / "other", cases=3)
     description = json.loads((folder / "dataset.json").read_text())
