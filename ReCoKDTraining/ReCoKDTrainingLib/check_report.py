@@ -94,11 +94,12 @@ def _check(
         split,
         has_teacher=model is not None,
         skip_bad=settings.skip_bad,
+        split_again=(lambda left: _split(left, settings, more)) if settings.split is None else None,
         thumbnails=True,
         progress=progress.fraction,
     )
     if model is not None and losses is not None:
-        used = without(split, check) if settings.skip_bad else split
+        used = without(check) if settings.skip_bad else check.split
         try:
             _require_losses(used, dataset, model, losses, loss_options)
         except ReCoKDError as error:

@@ -223,7 +223,7 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from ReCoKDLib.package import ModelPackage
     from ReCoKDLib.prediction import Predictor
 
-    from .datasets import read_split
+    from .datasets import held_out_cases, read_split
     from .evaluation import evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
     from .runs import for_evaluation
@@ -234,6 +234,8 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     require_new_reports(arguments.output)
     data = replace(_data(arguments), unlabelled_weight=0.0)
     dataset = open_cases(data, None)
+    # Split before the classes become each model's, as training does: the same cases for all, none that was trained on.
+    held_out = set() if data.split else {case.identifier for case in read_split(dataset, None).validation}
     results = {}
     for index, path in enumerate(arguments.models):
         package = ModelPackage.open(path)
@@ -244,7 +246,9 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
         part = (index / len(arguments.models), (index + 1) / len(arguments.models))
         progress.stage(f"Evaluating {package.card.name}", 1000, part=part)
         results[package.card.name] = evaluate_cases(
-            read_split(known, data.split, data.fold).validation,
+            held_out_cases(known, data.split, data.fold)
+            if data.split
+            else [case for case in known.cases if case.identifier in held_out],
             predictor,
             label_set=known.label_set,
             measure_memory=True,

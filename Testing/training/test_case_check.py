@@ -237,6 +237,18 @@ def test_training_names_all_bad_cases_or_skips_them(nrrd: Path, tmp_path: Path, 
     assert "skipped: blobs_000: not numbers" in capsys.readouterr().out
 
 
+def test_a_split_is_made_of_the_cases_that_are_not_skipped(nrrd: Path, tmp_path: Path, capsys: Capture) -> None:
+    (held_out,) = read_split(NnunetRawDataset(nrrd), None).validation
+    change(nrrd / "imagesTr" / f"{held_out.identifier}_0000.nrrd", with_voxels(set_nan))
+    arguments = ["--dataset", str(nrrd), "--skip-bad", "--output"]
+    assert main(["--task", "check", *arguments, str(tmp_path / "check")]) == 0
+    assert "no validation" not in capsys.readouterr().out
+    assert main(["--task", "teacher", *arguments, str(tmp_path / "run"), *SHORT]) == 0
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert (len(split["train"]), len(split["val"])) == (4, 1)
+    assert held_out.identifier not in split["val"]
+
+
 @pytest.fixture(scope="module")
 def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("teacher") / "run"
@@ -273,6 +285,12 @@ def test_a_student_from_annotated_and_other_volumes(
     assert card.training.options["weight of cases without annotation"] == 0.5
     assert card.training.split == {"training": 8, "validation": 1}
     assert [channel.name for channel in card.channels] == ["MRI"]
+    # Its split names cases that are not measured, and that a run without them leaves out.
+    again = ["--split", str(tmp_path / "run" / "split.json"), "--output"]
+    assert (
+        main(["--task", "evaluate", *arguments[2:], "--model", str(package), *again, str(tmp_path / "measured")]) == 0
+    )
+    assert main([*arguments, "--unlabelled-weight", "0", *again, str(tmp_path / "fewer")]) == 0
     # Another weight is another run.
     capsys.readouterr()
     assert main([*arguments, "--unlabelled-weight", "2", "--resume", "--output", str(tmp_path / "run")]) == 2

@@ -188,6 +188,8 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
     assert state["step"] == 4
     assert "not a readable checkpoint" in told[0]
     assert "The one before it is taken" in told[0]
+    assert [path.name for path in Checkpoints(tmp_path / "run").paths()] == ["step-00000004.pt"], "it takes no place"
+    assert newest.with_name("step-00000006.pt.damaged").is_file()
     resumed = make(dataset, cached, tmp_path / "run", schedule)
     resumed.load(state)
     resumed.run()

@@ -189,6 +189,24 @@ def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp
     assert (tmp_path / "out" / "evaluation.png").stat().st_size > 10_000
 
 
+def test_evaluate_measures_all_models_on_the_same_cases(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    """Cases that know but one class are trained on, though they are whole for a model of that class."""
+    part = Path(shutil.copytree(raw_dataset, tmp_path / "part"))
+    description = json.loads((part / "dataset.json").read_text())
+    description["labels"] = {"background": 0, "anterior": 1, "rest": 2}
+    (part / "dataset.json").write_text(json.dumps(description))
+    one_class = ["--task", "teacher", "--dataset", str(raw_dataset), "--labels", "anterior", "--name", "one", *SHORT]
+    assert main([*one_class, "--output", str(tmp_path / "one")]) == 0
+    (package,) = (tmp_path / "one").glob("*.recokd.zip")
+    arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--dataset", str(part), "--labels"]
+    arguments += ["anterior,posterior", "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*arguments, "--model", str(teacher), "--model", str(package)]) == 0
+    models = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))["models"]
+    (first, second) = ([case["case"] for case in model["cases"]] for model in models.values())
+    assert first == second
+    assert all(name.startswith("Dataset901_Blobs") for name in first)
+
+
 def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "evaluation.csv").write_text("mine")
     arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--output", str(tmp_path)]
