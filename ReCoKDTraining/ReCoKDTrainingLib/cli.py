@@ -19,6 +19,8 @@ from .stopping import StopRequest
 from .torchrun import place
 
 if TYPE_CHECKING:
+    from .finish import Presentation
+    from .runs import Run
     from .training_data import DataSettings
 
 
@@ -157,10 +159,11 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
-    from .finish import Presentation, finish_run
+    from .agreement import from_first
+    from .finish import Presentation
     from .parsing import parse_loss_options, parse_losses, parse_mirror_axes
-    from .processes import leave
-    from .runs import RunSettings, prepare_run
+    from .run_lock import locked
+    from .runs import RunSettings, check_folder, prepare_run
 
     if arguments.task == "teacher" and arguments.teacher is not None:
         raise InputError("--teacher is for students. Leave it out, or use --task distill.")
@@ -202,7 +205,20 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
         attribution=arguments.attribution,
         dtype=arguments.dtype,
     )
-    run = prepare_run(settings, progress, arguments.resume or arguments.resumeAnyway, arguments.resumeAnyway)
+    resume = arguments.resume or arguments.resumeAnyway
+    from_first(lambda: check_folder(settings.output, resume))  # before a file of ours is in it
+    with locked(settings.output, progress.say):
+        run = prepare_run(settings, progress, resume, arguments.resumeAnyway)
+        _finish(arguments, description, progress, run, presentation)
+
+
+def _finish(
+    arguments: argparse.Namespace, description: Path, progress: Progress, run: Run, presentation: Presentation
+) -> None:
+    """Train what is left to train, and make package and report."""
+    from .finish import finish_run
+    from .processes import leave
+
     if not run.trainer.finished:
         if progress.journal is not None:
             progress.journal.state("training")

@@ -35,6 +35,7 @@ from .processes import own_device, share_of_batch
 from .progress import Progress
 from .recorders import pair_stages, recorder_for
 from .resuming import differences, require_same
+from .run_lock import LOCK
 from .sampling import PatchDataset
 from .torchrun import place
 from .trainer import Schedule, Trainer, default_workers
@@ -157,7 +158,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         ReCoKDError: Any of the inputs is wrong. Nothing is written then but an empty run folder, save where the
             checkpoint of a run that is resumed does not fit it.
     """
-    from_first(lambda: _check_folder(settings.output, resume))
+    from_first(lambda: check_folder(settings.output, resume))
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
     dataset, split = from_first(lambda: _cases(settings, teacher, progress))
     if not split.validation and (settings.patience > 0 or settings.ship == "best"):
@@ -306,10 +307,15 @@ def _plain(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in configuration.items()} | texts
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def check_folder(folder: Path, resume: bool) -> None:
+    """Look whether a run can begin, or go on, in a folder.
+
+    Raises:
+        OutputError: It cannot.
+    """
     if resume and not any((folder / name).is_file() for name in (STATUS, PLAN)):
         raise OutputError(f"There is nothing to resume: {folder} holds no run. Start without --resume.")
-    if not resume and folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
+    if not resume and folder.is_dir() and not all(is_leftover(path) or path.name == LOCK for path in folder.iterdir()):
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
     require_new(folder / PLAN, overwrite=True)  # can the folder be written?
 
