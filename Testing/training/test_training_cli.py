@@ -199,12 +199,14 @@ def test_evaluate_measures_all_models_on_the_same_cases(teacher: Path, raw_datas
     assert main([*one_class, "--output", str(tmp_path / "one")]) == 0
     (package,) = (tmp_path / "one").glob("*.recokd.zip")
     arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--dataset", str(part), "--labels"]
-    arguments += ["anterior,posterior", "--output", str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*arguments, "--model", str(teacher), "--model", str(package)]) == 0
-    models = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))["models"]
-    (first, second) = ([case["case"] for case in model["cases"]] for model in models.values())
-    assert first == second
-    assert all(name.startswith("Dataset901_Blobs") for name in first)
+    arguments += ["anterior,posterior", "--device", "cpu"]
+    measured = []
+    for number, model in enumerate((teacher, package)):
+        assert main([*arguments, "--model", str(model), "--output", str(tmp_path / f"{number}")]) == 0
+        models = json.loads((tmp_path / f"{number}" / "evaluation.json").read_text(encoding="utf-8"))["models"]
+        measured += [[case["case"] for case in values["cases"]] for values in models.values()]
+    assert measured[0] == measured[1]
+    assert all(name.startswith("Dataset901_Blobs") for name in measured[0])
 
 
 def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
