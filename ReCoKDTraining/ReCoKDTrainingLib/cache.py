@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,18 @@ def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orien
 
 def class_locations(labels: npt.NDArray[np.int16], label_set: LabelSet) -> dict[str, npt.NDArray[np.int32]]:
     """Voxels to centre patches on, by class or region; with an ignore label also ``annotated``: all that is not it."""
-    groups = {segment.name: segment.region for segment in label_set.segments}
     locations = {}
     rng = np.random.default_rng(1234)
-    masks = {name: np.isin(labels, region) for name, region in groups.items()}
-    if label_set.ignore_label is not None:
-        masks["annotated"] = (labels != label_set.ignore_label) & (labels >= 0)
-    for name, mask in masks.items():
+    for name, mask in _masks(labels, label_set):
         voxels = np.argwhere(mask).astype(np.int32)
         if len(voxels):
             locations[name] = voxels[rng.permutation(len(voxels))[:_LOCATIONS_PER_CLASS]]
     return locations
+
+
+def _masks(labels: npt.NDArray[np.int16], label_set: LabelSet) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """One at a time: of many classes they would fill the memory."""
+    for segment in label_set.segments:
+        yield segment.name, np.isin(labels, segment.region)
+    if label_set.ignore_label is not None:
+        yield "annotated", (labels != label_set.ignore_label) & (labels >= 0)

@@ -111,11 +111,13 @@ class Check:
         cases: All of them.
         findings: Of the dataset as a whole.
         label_set: The classes.
+        split: Where the cases were to go.
     """
 
     cases: tuple[CheckedCase, ...]
     findings: tuple[Finding, ...]
     label_set: LabelSet
+    split: Split = field(default_factory=lambda: Split((), ()))
 
     @property
     def bad(self) -> tuple[str, ...]:
@@ -139,6 +141,7 @@ def check_cases(
     *,
     has_teacher: bool = False,
     skip_bad: bool = False,
+    split_again: Callable[[Dataset], Split] | None = None,
     thumbnails: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Check:
@@ -149,27 +152,31 @@ def check_cases(
         split: Where each of them is to go.
         has_teacher: Whether a teacher can supervise classes that nobody annotated.
         skip_bad: Whether cases that would spoil the training will be left out of it; what then still would is told.
+        split_again: Called with the dataset without the cases that are bad in themselves, where they will be left
+            out, to split those that remain; None keeps the split.
         thumbnails: Whether to keep a slice of each for a picture.
         progress: Called with the finished fraction.
     """
-    parts = {case.identifier: TRAINING for case in split.training}
-    parts |= {case.identifier: VALIDATION for case in split.validation}
     inspected = []
     for done, case in enumerate(dataset.cases, 1):
-        part = parts.get(case.identifier, LEFT_OUT)
-        inspected.append(_inspected(case, part, dataset, thumbnails))
+        inspected.append(_inspected(case, dataset, thumbnails))
         if progress is not None:
             progress(done / len(dataset.cases))
-    compared = _compared(inspected)
+    bad = [case.identifier for case in inspected if case.bad]
+    if bad and skip_bad and split_again is not None:
+        split = split_again(dataset.without(bad))
+    parts = {case.identifier: TRAINING for case in split.training}
+    parts |= {case.identifier: VALIDATION for case in split.validation}
+    compared = _compared([replace(case, part=parts.get(case.identifier, LEFT_OUT)) for case in inspected])
     used = [case for case in compared if case.part != LEFT_OUT and not (skip_bad and case.bad)]
-    return Check(tuple(compared), tuple(_of_all(used, dataset.label_set, has_teacher)), dataset.label_set)
+    return Check(tuple(compared), tuple(_of_all(used, dataset.label_set, has_teacher)), dataset.label_set, split)
 
 
-def _inspected(case: Case, part: str, dataset: Dataset, thumbnails: bool) -> CheckedCase:
+def _inspected(case: Case, dataset: Dataset, thumbnails: bool) -> CheckedCase:
     annotated = "not" if not case.labelled else "in part" if case.partly_labelled else "whole"
     images, segmentation = files_of(case.reader)
     blank = CheckedCase(
-        case.identifier, part, annotated, patient=case.patient, images=images, segmentation=segmentation
+        case.identifier, LEFT_OUT, annotated, patient=case.patient, images=images, segmentation=segmentation
     )
     try:
         volume = case.volume()
@@ -364,6 +371,12 @@ def _of_all(used: Sequence[CheckedCase], label_set: LabelSet, has_teacher: bool)
             "no teacher",
             f"{len(alone)} of {len(training)} training cases have no segmentation ({names}): only a teacher can "
             "supervise them. Name one (--teacher), or leave them out (--unlabelled-weight 0).",
+        )
+    if not has_teacher and {case.annotated for case in training} == {"in part"}:
+        yield Finding(
+            "no background",
+            "Every training case lacks the annotation of a class, so no case tells what is background. Add cases that "
+            "are annotated in full, leave classes out (--labels), or name a teacher (--teacher).",
         )
     if not label_set.segments:
         yield Finding("no classes", "No source says what is to be segmented. Give annotated cases, or a teacher.")

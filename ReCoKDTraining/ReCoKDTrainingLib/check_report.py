@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from ReCoKDLib.slice_view import PLANES, draw_slice, grey_window
 
 from .case_check import Check, CheckedCase, Finding, check_cases
 from .datasets import Dataset, Split, read_split
+from .distiller import WeightedLoss, require_logits_loss
+from .losses import build_loss
 from .progress import Progress
 from .runs import as_task, match_model
-from .training_data import DataSettings, line, open_cases
+from .training_data import DataSettings, annotated_in_full, line, open_cases, without
 
 JSON, CSV, SHEET = "check.json", "check.csv", "check.png"
 FORMAT = 1
@@ -30,7 +32,15 @@ _TILE = 1.9  # inches
 _BAD, _DOUBTFUL, _GOOD = "#c0392b", "#d68910", "#5c6670"
 
 
-def check_sources(settings: DataSettings, teacher: Path | None, output: Path, progress: Progress) -> bool:
+def check_sources(
+    settings: DataSettings,
+    teacher: Path | None,
+    output: Path,
+    progress: Progress,
+    *,
+    losses: Mapping[str, float] | None = None,
+    loss_options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> bool:
     """Check all cases of a run that is to be; print the table and write JSON, CSV and contact sheet.
 
     Args:
@@ -38,6 +48,8 @@ def check_sources(settings: DataSettings, teacher: Path | None, output: Path, pr
         teacher: Model package of the teacher, if there is to be one.
         output: Folder for the three files.
         progress: Where to tell.
+        losses: Distillation losses of that run with their eta; None: they are not looked at.
+        loss_options: Options of each loss.
 
     Returns:
         Whether something would spoil the training (bad cases that are to be skipped do not).
@@ -47,7 +59,7 @@ def check_sources(settings: DataSettings, teacher: Path | None, output: Path, pr
     """
     for name in (JSON, CSV, SHEET):
         require_new(output / name)
-    check = _check(settings, teacher, progress)
+    check = _check(settings, teacher, progress, losses, loss_options or {})
     write_json(output / JSON, to_dict(check))
     write_csv(check, output / CSV)
     written = [output / JSON, output / CSV, *write_sheets(check, output / SHEET)]
@@ -57,7 +69,13 @@ def check_sources(settings: DataSettings, teacher: Path | None, output: Path, pr
     return any(finding.spoils and not (settings.skip_bad and name) for name, finding in check.all_findings())
 
 
-def _check(settings: DataSettings, teacher: Path | None, progress: Progress) -> Check:
+def _check(
+    settings: DataSettings,
+    teacher: Path | None,
+    progress: Progress,
+    losses: Mapping[str, float] | None,
+    loss_options: Mapping[str, Mapping[str, Any]],
+) -> Check:
     model = None if teacher is None else ModelPackage.open(teacher)
     try:
         dataset = open_cases(settings, None if model is None else as_task(model))
@@ -76,10 +94,42 @@ def _check(settings: DataSettings, teacher: Path | None, progress: Progress) -> 
         split,
         has_teacher=model is not None,
         skip_bad=settings.skip_bad,
+        split_again=(lambda left: _split(left, settings, more)) if settings.split is None else None,
         thumbnails=True,
         progress=progress.fraction,
     )
+    if model is not None and losses is not None:
+        used = without(check) if settings.skip_bad else check.split
+        try:
+            _require_losses(used, dataset, model, losses, loss_options)
+        except ReCoKDError as error:
+            more.append(Finding("losses", str(error)))
     return replace(check, findings=(*more, *check.findings))
+
+
+def _require_losses(
+    split: Split,
+    dataset: Dataset,
+    model: ModelPackage,
+    losses: Mapping[str, float],
+    loss_options: Mapping[str, Mapping[str, Any]],
+) -> None:
+    channels = model.plan.architecture.features_per_stage  # any do, to know what a loss reads
+    built = [
+        WeightedLoss(
+            build_loss(
+                name,
+                teacher_channels=channels,
+                student_channels=channels,
+                label_set=dataset.label_set,
+                options=loss_options.get(name, {}),
+            ),
+            eta,
+        )
+        for name, eta in losses.items()
+    ]
+    if not annotated_in_full(split.training):
+        require_logits_loss(built)
 
 
 def _split(dataset: Dataset, settings: DataSettings, more: list[Finding]) -> Split:

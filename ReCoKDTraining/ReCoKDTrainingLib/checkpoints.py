@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class Checkpoints:
     def newest(self, say: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest whole state; None where there is no checkpoint.
 
+        Damaged ones before it get another name, so that they take no place of those that are kept.
+
         Args:
             say: Told of each damaged one that is passed over.
 
@@ -68,11 +71,16 @@ class Checkpoints:
             ReCoKDError: There are some, and none is whole.
         """
         paths = self.paths()
-        for path in paths:
+        for place, path in enumerate(paths):
             try:
-                return _read(path)
+                state = _read(path)
             except ReCoKDError as error:
                 say(f"{error} The one before it is taken.")
+                continue
+            for damaged in paths[:place]:
+                with suppress(OSError):  # another process of the run was quicker
+                    damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
+            return state
         if paths:
             raise ReCoKDError(
                 f"None of the checkpoints in {self.folder} is readable. Restore one, or start anew in another folder."

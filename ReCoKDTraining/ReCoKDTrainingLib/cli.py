@@ -19,6 +19,8 @@ from .stopping import StopRequest
 from .torchrun import place
 
 if TYPE_CHECKING:
+    from .finish import Presentation
+    from .runs import Run
     from .training_data import DataSettings
 
 
@@ -137,8 +139,17 @@ def _data(arguments: argparse.Namespace) -> DataSettings:
 
 def _check(arguments: argparse.Namespace, progress: Progress) -> int:
     from .check_report import check_sources
+    from .parsing import parse_loss_options, parse_losses
 
-    return 1 if check_sources(_data(arguments), arguments.teacher, arguments.output, progress) else 0
+    spoiled = check_sources(
+        _data(arguments),
+        arguments.teacher,
+        arguments.output,
+        progress,
+        losses=parse_losses(arguments.losses),
+        loss_options=parse_loss_options(arguments.lossOptions),
+    )
+    return 1 if spoiled else 0
 
 
 def _export(arguments: argparse.Namespace, progress: Progress) -> None:
@@ -148,10 +159,11 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
-    from .finish import Presentation, finish_run
+    from .agreement import from_first
+    from .finish import Presentation
     from .parsing import parse_loss_options, parse_losses, parse_mirror_axes
-    from .processes import leave
-    from .runs import RunSettings, prepare_run
+    from .run_lock import locked
+    from .runs import RunSettings, check_folder, prepare_run
 
     if arguments.task == "teacher" and arguments.teacher is not None:
         raise InputError("--teacher is for students. Leave it out, or use --task distill.")
@@ -193,7 +205,20 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
         attribution=arguments.attribution,
         dtype=arguments.dtype,
     )
-    run = prepare_run(settings, progress, arguments.resume or arguments.resumeAnyway, arguments.resumeAnyway)
+    resume = arguments.resume or arguments.resumeAnyway
+    from_first(lambda: check_folder(settings.output, resume))  # before a file of ours is in it
+    with locked(settings.output, progress.say):
+        run = prepare_run(settings, progress, resume, arguments.resumeAnyway)
+        _finish(arguments, description, progress, run, presentation)
+
+
+def _finish(
+    arguments: argparse.Namespace, description: Path, progress: Progress, run: Run, presentation: Presentation
+) -> None:
+    """Train what is left to train, and make package and report."""
+    from .finish import finish_run
+    from .processes import leave
+
     if not run.trainer.finished:
         if progress.journal is not None:
             progress.journal.state("training")
@@ -214,7 +239,7 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from ReCoKDLib.package import ModelPackage
     from ReCoKDLib.prediction import Predictor
 
-    from .datasets import read_split
+    from .datasets import held_out_cases, read_split
     from .evaluation import evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
     from .runs import for_evaluation
@@ -225,6 +250,8 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     require_new_reports(arguments.output)
     data = replace(_data(arguments), unlabelled_weight=0.0)
     dataset = open_cases(data, None)
+    # Split before the classes become each model's, as training does: the same cases for all, none that was trained on.
+    held_out = set() if data.split else {case.identifier for case in read_split(dataset, None).validation}
     results = {}
     for index, path in enumerate(arguments.models):
         package = ModelPackage.open(path)
@@ -235,7 +262,9 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
         part = (index / len(arguments.models), (index + 1) / len(arguments.models))
         progress.stage(f"Evaluating {package.card.name}", 1000, part=part)
         results[package.card.name] = evaluate_cases(
-            read_split(known, data.split, data.fold).validation,
+            held_out_cases(known, data.split, data.fold)
+            if data.split
+            else [case for case in known.cases if case.identifier in held_out],
             predictor,
             label_set=known.label_set,
             measure_memory=True,

@@ -8,7 +8,7 @@ student's. It knows no loss and no network by name, and neither does the trainer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,6 +45,20 @@ class LossReport:
 
     total: Tensor
     terms: Mapping[str, Tensor]
+
+
+def require_logits_loss(losses: Iterable[WeightedLoss]) -> None:
+    """Check that a loss teaches the student's decoder what L_seg does not (no case is annotated in full).
+
+    Raises:
+        ReCoKDError: None does: losses on encoder features leave the decoder as it was made, and of cases that are
+            annotated in part it never sees any background.
+    """
+    if not any(entry.loss.uses_logits and entry.eta > 0 for entry in losses):
+        raise ReCoKDError(
+            "No training case is annotated in full, so only a loss on the teacher's logits teaches the student's "
+            "decoder what is background. Add one (--losses reco=1,logits=1)."
+        )
 
 
 class Distiller(nn.Module):
@@ -140,16 +154,8 @@ class Distiller(nn.Module):
             )
 
     def require_logits_loss(self) -> None:
-        """Check that a loss reaches the student's decoder where L_seg never does (no case is annotated).
-
-        Raises:
-            ReCoKDError: None does: losses on encoder features leave the decoder as it was made.
-        """
-        if not any(loss.uses_logits and self.etas[name] > 0 for name, loss in self._losses().items()):
-            raise ReCoKDError(
-                "No training case is annotated, so only a loss on the teacher's logits teaches the student's decoder. "
-                "Add one (--losses reco=1,logits=1)."
-            )
+        """As :func:`require_logits_loss`, of this distiller's losses."""
+        require_logits_loss([WeightedLoss(loss, self.etas[name]) for name, loss in self._losses().items()])
 
     def _build_connectors(self, student: nn.Module, teacher: nn.Module) -> None:
         """P_k for every stage that a loss wants aligned: identity where C' = C [C]."""

@@ -35,10 +35,11 @@ from .processes import own_device, share_of_batch
 from .progress import Progress
 from .recorders import pair_stages, recorder_for
 from .resuming import differences, require_same
+from .run_lock import LOCK
 from .sampling import PatchDataset
 from .torchrun import place
 from .trainer import Schedule, Trainer, default_workers
-from .training_data import DataSettings, ModelTask, checked_split, open_cases, unlabelled
+from .training_data import DataSettings, ModelTask, annotated_in_full, checked_split, open_cases, unlabelled
 from .validation import Validation, spread_out
 
 PLAN = "plan.json"
@@ -157,7 +158,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         ReCoKDError: Any of the inputs is wrong. Nothing is written then but an empty run folder, save where the
             checkpoint of a run that is resumed does not fit it.
     """
-    from_first(lambda: _check_folder(settings.output, resume))
+    from_first(lambda: check_folder(settings.output, resume))
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
     dataset, split = from_first(lambda: _cases(settings, teacher, progress))
     if not split.validation and (settings.patience > 0 or settings.ship == "best"):
@@ -192,7 +193,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     ).to(device)
-    if not any(case.labelled for case in split.training):
+    if teacher is not None and not annotated_in_full(split.training):
         distiller.require_logits_loss()
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
@@ -201,6 +202,9 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         "data": {case.identifier: case.sha256[:16] for case in fingerprint.cases},
         "cases": [case.identifier for case in split.training],  # sampling goes by their order
         "held-out cases": [case.identifier for case in split.validation],
+        "channels": list(dataset.channel_names),
+        "classes": dataset.label_set.to_dataset_json(),
+        "meaning of the labels": {case.identifier: case.meaning()[:16] for case in split.training},
         "plan": plan.to_nnunet(),
         "orientation": orientation,
         "teacher": None if teacher is None else teacher.checksum,
@@ -303,10 +307,15 @@ def _plain(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in configuration.items()} | texts
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def check_folder(folder: Path, resume: bool) -> None:
+    """Look whether a run can begin, or go on, in a folder.
+
+    Raises:
+        OutputError: It cannot.
+    """
     if resume and not any((folder / name).is_file() for name in (STATUS, PLAN)):
         raise OutputError(f"There is nothing to resume: {folder} holds no run. Start without --resume.")
-    if not resume and folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
+    if not resume and folder.is_dir() and not all(is_leftover(path) or path.name == LOCK for path in folder.iterdir()):
         raise OutputError(f"{folder} is not empty. Choose another folder, or go on with the run in it (--resume).")
     require_new(folder / PLAN, overwrite=True)  # can the folder be written?
 

@@ -17,6 +17,7 @@ from ReCoKDLib.preprocessing import OUTSIDE
 from .augmentation import source_patch_size, training_transforms
 from .cache import CachedCase
 
+KEPT_LOCATIONS = 32  # cases whose voxels to centre on a worker keeps in memory
 FOREGROUND_EVERY = 3  # one patch in three is centred on a foreground voxel
 
 
@@ -111,9 +112,10 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self.length
 
     def _centre(self, rng: np.random.Generator, case: int, foreground: bool) -> npt.NDArray[np.int32] | None:
-        if case not in self._locations:
-            self._locations[case] = self.cases[case].locations()
-        known = self._locations[case]
+        known = self._locations.pop(case, None) or self.cases[case].locations()
+        self._locations[case] = known  # the last one used is the last one of the dictionary
+        if len(self._locations) > KEPT_LOCATIONS:
+            del self._locations[next(iter(self._locations))]
         classes = sorted(name for name in known if name != "annotated")
         if foreground and classes:
             voxels = known[classes[rng.integers(len(classes))]]

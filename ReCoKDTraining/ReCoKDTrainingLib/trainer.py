@@ -22,7 +22,7 @@ from .agreement import State, agree, from_first
 from .checkpoints import Checkpoints
 from .distiller import Distiller
 from .history import Row, best_epoch, validations_since
-from .losses.reduction import sum_over_processes
+from .losses.reduction import several_processes, sum_over_processes
 from .optimisation import Optimisation
 from .processes import own_samples, share_of_batch, share_parameters
 from .progress import Progress
@@ -242,7 +242,9 @@ class Trainer:
     def _count(self) -> None:
         """Add the losses' counters, of all processes, to the epoch's."""
         counted = self.distiller.pop_statistics()
-        totals = sum_over_processes(torch.tensor(list(counted.values()), dtype=torch.float64, device=self.device))
+        totals = torch.tensor(list(counted.values()), dtype=torch.float64)  # on the CPU: MPS has no float64
+        if several_processes():
+            totals = sum_over_processes(totals.to(self.device))  # NCCL needs the device
         for name, value in zip(counted, totals.tolist(), strict=True):
             self._counters[name] = self._counters.get(name, 0.0) + value
 

@@ -43,6 +43,11 @@ def unlabelled(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if not case.labelled]
 
 
+def annotated_in_full(cases: Sequence[Case]) -> list[Case]:
+    """Those that tell what is background."""
+    return [case for case in cases if case.labelled and not case.partly_labelled]
+
+
 def open_cases(settings: DataSettings, model: Task | None) -> Dataset:
     """All cases with the classes that are learned.
 
@@ -74,7 +79,14 @@ def checked_split(
     """
     split = read_split(dataset, settings.split, settings.fold, unlabelled=True)
     progress.stage("Checking the cases", len(dataset.cases), part=(0.0, 0.01))
-    check = check_cases(dataset, split, has_teacher=has_teacher, skip_bad=settings.skip_bad, progress=progress.fraction)
+    check = check_cases(
+        dataset,
+        split,
+        has_teacher=has_teacher,
+        skip_bad=settings.skip_bad,
+        split_again=(lambda left: read_split(left, None, unlabelled=True)) if settings.split is None else None,
+        progress=progress.fraction,
+    )
     spoiling = [
         line(name, finding)
         for name, finding in check.all_findings()
@@ -88,15 +100,15 @@ def checked_split(
         )
     for name, finding in check.all_findings():
         progress.say(f"{'skipped' if finding.spoils else 'warning'}: {line(name, finding)}")
-    return dataset.without(check.bad), without(split, check)
+    return dataset.without(check.bad), without(check)
 
 
-def without(split: Split, check: Check) -> Split:
-    """A split without the cases that would spoil the training."""
+def without(check: Check) -> Split:
+    """The split without the cases that would spoil the training."""
     bad = set(check.bad)
     return Split(
-        tuple(case for case in split.training if case.identifier not in bad),
-        tuple(case for case in split.validation if case.identifier not in bad),
+        tuple(case for case in check.split.training if case.identifier not in bad),
+        tuple(case for case in check.split.validation if case.identifier not in bad),
     )
 
 

@@ -246,6 +246,18 @@ def test_training_names_all_bad_cases_or_skips_them(nrrd: Path, tmp_path: Path, 
     assert "skipped: blobs_000: not numbers" in capsys.readouterr().out
 
 
+def test_a_split_is_made_of_the_cases_that_are_not_skipped(nrrd: Path, tmp_path: Path, capsys: Capture) -> None:
+    (held_out,) = read_split(NnunetRawDataset(nrrd), None).validation
+    change(nrrd / "imagesTr" / f"{held_out.identifier}_0000.nrrd", with_voxels(set_nan))
+    arguments = ["--dataset", str(nrrd), "--skip-bad", "--output"]
+    assert main(["--task", "check", *arguments, str(tmp_path / "check")]) == 0
+    assert "no validation" not in capsys.readouterr().out
+    assert main(["--task", "teacher", *arguments, str(tmp_path / "run"), *SHORT]) == 0
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert (len(split["train"]), len(split["val"])) == (4, 1)
+    assert held_out.identifier not in split["val"]
+
+
 @pytest.fixture(scope="module")
 def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("teacher") / "run"
@@ -282,6 +294,12 @@ def test_a_student_from_annotated_and_other_volumes(
     assert card.training.options["weight of cases without annotation"] == 0.5
     assert card.training.split == {"training": 8, "validation": 1}
     assert [channel.name for channel in card.channels] == ["MRI"]
+    # Its split names cases that are not measured, and that a run without them leaves out.
+    again = ["--split", str(tmp_path / "run" / "split.json"), "--output"]
+    assert (
+        main(["--task", "evaluate", *arguments[2:], "--model", str(package), *again, str(tmp_path / "measured")]) == 0
+    )
+    assert main([*arguments, "--unlabelled-weight", "0", *again, str(tmp_path / "fewer")]) == 0
     # Another weight is another run.
     capsys.readouterr()
     assert main([*arguments, "--unlabelled-weight", "2", "--resume", "--output", str(tmp_path / "run")]) == 2
@@ -312,6 +330,39 @@ def test_a_student_from_volumes_alone(teacher: Path, raw_dataset: Path, tmp_path
     shutil.rmtree(tmp_path / "run")
     assert main([*arguments, "--losses", "reco=1,logits=1"]) == 2
     assert "not fully annotated" in capsys.readouterr().err
+
+
+def test_cases_annotated_in_part_alone_show_no_background(
+    teacher: Path, raw_dataset: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Source A knows one class, source B the other: what is none of them is never seen."""
+    arguments = []
+    for name, other in (("anterior", "posterior"), ("posterior", "anterior")):
+        folder = Path(shutil.copytree(raw_dataset, tmp_path / name))
+        description = json.loads((folder / "dataset.json").read_text())
+        value = description["labels"][name]
+        description["labels"] = {"background": 0, name: 1}
+        (folder / "dataset.json").write_text(json.dumps(description))
+        for path in (folder / "labelsTr").iterdir():
+            change(path, with_voxels(lambda a, value=value: (a == value).astype(a.dtype)))
+        for path in (folder / "imagesTr").iterdir():
+            change(path, with_voxels(lambda a, other=other: a + len(other)))
+        arguments += ["--dataset", str(folder)]
+    names = [case.identifier for case in open_datasets([tmp_path / "anterior", tmp_path / "posterior"]).cases]
+    (tmp_path / "split.json").write_text(json.dumps({"train": names, "val": []}))
+    arguments += ["--split", str(tmp_path / "split.json")]
+    out = ["--output", str(tmp_path / "run")]
+    assert main(["--task", "teacher", *arguments, *out, *SHORT]) == 2
+    assert "no case tells what is background" in capsys.readouterr().err
+    arguments += ["--teacher", str(teacher)]
+    assert main(["--task", "distill", *arguments, *out, *SHORT]) == 2
+    assert "No training case is annotated in full" in capsys.readouterr().err
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "check")]) == 1
+    assert "ERROR  dataset: losses: No training case is annotated in full" in capsys.readouterr().out
+    arguments += ["--losses", "reco=1,logits=1"]
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "checked")]) == 0
+    shutil.rmtree(tmp_path / "run")
+    assert main(["--task", "distill", *arguments, *out, *SHORT]) == 0
 
 
 def test_a_teacher_that_does_not_know_a_class(teacher: Path, tmp_path: Path, capsys: Capture) -> None:

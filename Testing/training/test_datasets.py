@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.errors import DatasetError, InputError
-from ReCoKDTrainingLib.datasets import NnunetRawDataset, load_case, read_split
+from ReCoKDTrainingLib.datasets import NnunetRawDataset, held_out_cases, load_case, read_split
 
 
 @pytest.fixture
@@ -138,6 +138,20 @@ def test_a_split_is_read(raw_dataset: Path, tmp_path: Path) -> None:
     for split in (read_split(dataset, tmp_path / "one.json"), read_split(dataset, tmp_path / "many.json", fold=1)):
         assert [case.identifier for case in split.training] == ["blobs_004", "blobs_001"]
         assert [case.identifier for case in split.validation] == ["blobs_000"]
+
+
+def test_cases_that_are_left_out_may_be_named_to_train_on(raw_dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["blobs_004", "blobs_001"], "val": ["blobs_000"]}))
+    dataset = NnunetRawDataset(raw_dataset)
+    fewer = dataset.without(["blobs_001"]).with_labels(dataset.label_set)
+    assert [case.identifier for case in read_split(fewer, file).training] == ["blobs_004"]
+    with pytest.raises(DatasetError, match="'blobs_000', which the dataset"):
+        read_split(dataset.without(["blobs_000"]), file)
+    file.write_text(json.dumps({"train": ["of another source"], "val": ["blobs_000"]}))
+    assert [case.identifier for case in held_out_cases(dataset, file)] == ["blobs_000"]
+    with pytest.raises(DatasetError, match="'of another source', which the dataset"):
+        read_split(dataset, file)
 
 
 @pytest.mark.parametrize(

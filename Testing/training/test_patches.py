@@ -11,6 +11,7 @@ import torch
 from plans import small_plan
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.labels import LabelSet
+from ReCoKDTrainingLib import sampling
 from ReCoKDTrainingLib.augmentation import is_flat, source_patch_size
 from ReCoKDTrainingLib.cache import CachedCase, class_locations, preprocess_cases
 from ReCoKDTrainingLib.datasets import NnunetRawDataset, open_datasets
@@ -67,6 +68,16 @@ def test_locations_with_regions_and_ignored_voxels() -> None:
     labels = np.array([-1, 0, 1, 2, 3], np.int16).reshape(1, 1, 5)
     found = {name: sorted(v[:, 2].tolist()) for name, v in class_locations(labels, label_set).items()}
     assert found == {"whole": [2, 3], "core": [3], "annotated": [1, 2, 3]}
+
+
+def test_few_cases_are_kept_in_memory(
+    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "KEPT_LOCATIONS", 2)
+    patches = PatchDataset(cached, PLAN, dataset.label_set, 0, 100, augment=False)
+    for index in range(30):
+        patches[index]
+    assert len(patches._locations) == 2
 
 
 def test_a_sample_is_a_function_of_seed_and_number(dataset: NnunetRawDataset, cached: tuple[CachedCase, ...]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from filelock import FileLock
 
 from killed_runs import (
     checkpoint_is_being_written,
@@ -31,6 +32,7 @@ from killed_runs import (
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.errors import OutputError
 from ReCoKDLib.package import ModelPackage
+from ReCoKDTrainingLib import run_lock
 from ReCoKDTrainingLib.checkpoints import Checkpoints
 from ReCoKDTrainingLib.cli import main
 from ReCoKDTrainingLib.history import Events, best_epoch, draw_curves, validations_since
@@ -239,6 +241,19 @@ def test_changed_data_are_refused_unless_told(run: Path, dataset: Path, tmp_path
     assert main([*arguments, "--resume-anyway"]) == 0
     assert "another environment: versions, torch was '1.0'" in (folder / "log.txt").read_text()
     assert f"Goes on with other settings than the checkpoint's: data, {training[0]} was" in capsys.readouterr().out
+
+
+def test_one_process_at_a_time_trains_in_a_folder(
+    run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    monkeypatch.setattr(run_lock, "_SECONDS", 0.0)
+    arguments = ["--config", str(run / "config.json"), "--output", str(folder), "--resume"]
+    with FileLock(folder / run_lock.LOCK):
+        assert main(arguments) == 2
+    assert "Another process is training in" in capsys.readouterr().err
+    assert status(folder) == status(run)
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize("options", [["--patience", "2"], ["--ship", "best"]])

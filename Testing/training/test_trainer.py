@@ -100,6 +100,17 @@ def test_it_learns(dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tm
     assert trainer.finished
 
 
+def test_counters_are_added_up_off_the_device(
+    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPS has no float64; the meta device gives no values back."""
+    trainer = make(dataset, cached, tmp_path / "run", Schedule(epochs=1, steps_per_epoch=1))
+    trainer.device = torch.device("meta")
+    monkeypatch.setattr(trainer.distiller, "pop_statistics", lambda: {"pairs": 3.0})
+    trainer._count()
+    assert trainer._counters == {"pairs": 3.0}
+
+
 class Killed(BaseException):
     pass
 
@@ -177,6 +188,8 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
     assert state["step"] == 4
     assert "not a readable checkpoint" in told[0]
     assert "The one before it is taken" in told[0]
+    assert [path.name for path in Checkpoints(tmp_path / "run").paths()] == ["step-00000004.pt"], "it takes no place"
+    assert newest.with_name("step-00000006.pt.damaged").is_file()
     resumed = make(dataset, cached, tmp_path / "run", schedule)
     resumed.load(state)
     resumed.run()

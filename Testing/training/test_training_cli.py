@@ -189,6 +189,26 @@ def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp
     assert (tmp_path / "out" / "evaluation.png").stat().st_size > 10_000
 
 
+def test_evaluate_measures_all_models_on_the_same_cases(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    """Cases that know but one class are trained on, though they are whole for a model of that class."""
+    part = Path(shutil.copytree(raw_dataset, tmp_path / "part"))
+    description = json.loads((part / "dataset.json").read_text())
+    description["labels"] = {"background": 0, "anterior": 1, "rest": 2}
+    (part / "dataset.json").write_text(json.dumps(description))
+    one_class = ["--task", "teacher", "--dataset", str(raw_dataset), "--labels", "anterior", "--name", "one", *SHORT]
+    assert main([*one_class, "--output", str(tmp_path / "one")]) == 0
+    (package,) = (tmp_path / "one").glob("*.recokd.zip")
+    arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--dataset", str(part), "--labels"]
+    arguments += ["anterior,posterior", "--device", "cpu"]
+    measured = []
+    for number, model in enumerate((teacher, package)):
+        assert main([*arguments, "--model", str(model), "--output", str(tmp_path / f"{number}")]) == 0
+        models = json.loads((tmp_path / f"{number}" / "evaluation.json").read_text(encoding="utf-8"))["models"]
+        measured += [[case["case"] for case in values["cases"]] for values in models.values()]
+    assert measured[0] == measured[1]
+    assert all(name.startswith("Dataset901_Blobs") for name in measured[0])
+
+
 def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "evaluation.csv").write_text("mine")
     arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--output", str(tmp_path)]
@@ -250,6 +270,18 @@ def test_resuming_with_other_settings_leaves_the_run_as_it_is(
     assert main([*arguments, "--width", "3", "--resume"]) == 2
     assert "made with other settings: plan, " in capsys.readouterr().err
     assert (tmp_path / "run" / "plan.json").read_bytes() == plan
+
+
+def test_resuming_with_swapped_classes_is_refused(raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    changed = Path(shutil.copytree(raw_dataset, tmp_path / raw_dataset.name))
+    arguments = ["--task", "distill", "--dataset", str(changed), "--output", str(tmp_path / "run"), *SHORT]
+    assert main(arguments) == 0
+    description = json.loads((changed / "dataset.json").read_text())
+    labels = description["labels"]
+    labels["anterior"], labels["posterior"] = labels["posterior"], labels["anterior"]
+    (changed / "dataset.json").write_text(json.dumps(description))
+    assert main([*arguments, "--resume"]) == 2
+    assert "classes, labels, anterior was 1 and is 2" in capsys.readouterr().err
 
 
 def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(raw_dataset: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from .dataset import Dataset, Task
 from .nnunet_raw import NnunetRawDataset
 from .opening import open_dataset, open_datasets
 from .options import SourceOptions
-from .split import Split, read_split
+from .split import Split, held_out_cases, read_split
 
 __all__ = [
     "Case",
@@ -20,6 +20,7 @@ __all__ = [
     "SourceOptions",
     "Split",
     "Task",
+    "held_out_cases",
     "load_case",
     "open_dataset",
     "open_datasets",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -163,6 +164,14 @@ class Case:
     def content(self) -> str:
         """A checksum that changes when image or labels do."""
         return self.reader.content()
+
+    def meaning(self) -> str:
+        """A checksum that changes when the values of its label map mean something else, or are numbered otherwise."""
+        content: list[Any] = [self.label_set.to_dataset_json(), self.missing]
+        if self.relabelling is not None:
+            known = self.relabelling
+            content += [known.source.to_dataset_json(), known.values, known.background, known.background_is_unknown]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

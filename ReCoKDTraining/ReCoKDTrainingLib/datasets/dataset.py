@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -37,6 +37,7 @@ class Dataset:
         label_set: The classes that are learned, with their values in the label maps that training sees.
         cases: All cases in a fixed order.
         description: What else is known of it, such as ``licence`` and ``reference``.
+        left_out: Identifiers of cases that it had and that are not used.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Dataset:
         label_set: LabelSet,
         cases: Sequence[Case],
         description: Mapping[str, Any] | None = None,
+        left_out: Collection[str] = (),
     ) -> None:
         self.name = name
         self.channel_names = tuple(channel_names)
         self.label_set = label_set
         self.cases = tuple(cases)
         self.description: Mapping[str, Any] = description or {}
+        self.left_out = frozenset(left_out)
 
     def with_labels(self, label_set: LabelSet) -> Dataset:
         """The same cases with other classes, found by name or code among those of each case; the rest is background.
@@ -66,10 +69,10 @@ class Dataset:
             if key not in known:
                 known[key] = relabelling(case.label_set, label_set, case.missing)
             cases.append(replace(case, relabelling=known[key]))
-        return Dataset(self.name, self.channel_names, label_set, cases, self.description)
+        return Dataset(self.name, self.channel_names, label_set, cases, self.description, self.left_out)
 
     def without(self, identifiers: Sequence[str]) -> Dataset:
         """The same without some cases."""
-        left_out = set(identifiers)
+        left_out = self.left_out | set(identifiers)
         kept = [case for case in self.cases if case.identifier not in left_out]
-        return Dataset(self.name, self.channel_names, self.label_set, kept, self.description)
+        return Dataset(self.name, self.channel_names, self.label_set, kept, self.description, left_out)

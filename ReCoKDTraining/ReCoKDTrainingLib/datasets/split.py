@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ def read_split(
 ) -> Split:
     """A split from a JSON file, or one fully annotated case in five held out at random.
 
+    Cases that the dataset leaves out may be named in ``train``; they are passed over.
+
     The file has ``{"train": [...], "val": [...]}``, or a list of such, of which ``fold`` is taken (nnU-Net's
     ``splits_final.json``). Without a file, all cases of a patient (where that is known) are on one side.
 
@@ -46,23 +48,49 @@ def read_split(
     if file is None:
         return _made(dataset, cases, seed)
     content = _read(file, fold)
-    for name in [*content["train"], *content["val"]]:
+    trained_on = [name for name in content["train"] if name in cases or name not in dataset.left_out]
+    _require_known(trained_on, cases, dataset, file)
+    validation = _held_out(content["val"], cases, dataset, file)
+    both = sorted(set(content["train"]) & set(content["val"]))
+    if both:
+        raise DatasetError(f"{file} has the case {both[0]!r} in both 'train' and 'val'. Keep it in one.")
+    if not trained_on:
+        raise DatasetError(f"{file} has no training cases.")
+    return Split(tuple(cases[name] for name in trained_on), validation)
+
+
+def held_out_cases(dataset: Dataset, file: Path, fold: int = 0) -> tuple[Case, ...]:
+    """The cases that a split's file holds out; whom it trains on need not be there.
+
+    Args:
+        dataset: The cases.
+        file: With the split.
+        fold: Which split of a list.
+
+    Raises:
+        DatasetError: The file holds out cases that are not there, or not fully annotated.
+    """
+    cases = {case.identifier: case for case in dataset.cases}
+    return _held_out(_read(file, fold)["val"], cases, dataset, file)
+
+
+def _require_known(names: Sequence[str], cases: Mapping[str, Case], dataset: Dataset, file: Path) -> None:
+    for name in names:
         if name not in cases:
             raise DatasetError(
                 f"{file} names the case {name!r}, which the dataset {dataset.name} does not have labelled."
             )
-    for name in content["val"]:
+
+
+def _held_out(names: Sequence[str], cases: Mapping[str, Case], dataset: Dataset, file: Path) -> tuple[Case, ...]:
+    _require_known(names, cases, dataset, file)
+    for name in names:
         if not cases[name].labelled or cases[name].partly_labelled:
             raise DatasetError(
                 f"{file} holds out the case {name!r}, which is not fully annotated. Only such cases can be measured: "
                 "move it to 'train'."
             )
-    both = sorted(set(content["train"]) & set(content["val"]))
-    if both:
-        raise DatasetError(f"{file} has the case {both[0]!r} in both 'train' and 'val'. Keep it in one.")
-    if not content["train"]:
-        raise DatasetError(f"{file} has no training cases.")
-    return Split(tuple(cases[n] for n in content["train"]), tuple(cases[n] for n in content["val"]))
+    return tuple(cases[name] for name in names)
 
 
 def _made(dataset: Dataset, cases: dict[str, Case], seed: int) -> Split:
