@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -340,13 +341,13 @@ def test_cases_annotated_in_part_alone_show_no_background(
     for name, other in (("anterior", "posterior"), ("posterior", "anterior")):
         folder = Path(shutil.copytree(raw_dataset, tmp_path / name))
         description = json.loads((folder / "dataset.json").read_text())
-        value = description["labels"][name]
+        recode = partial(np.equal, description["labels"][name])
         description["labels"] = {"background": 0, name: 1}
         (folder / "dataset.json").write_text(json.dumps(description))
         for path in (folder / "labelsTr").iterdir():
-            change(path, with_voxels(lambda a, value=value: (a == value).astype(a.dtype)))
+            change(path, with_voxels(lambda a: recode(a).astype(a.dtype)))  # noqa: B023 - called at once
         for path in (folder / "imagesTr").iterdir():
-            change(path, with_voxels(lambda a, other=other: a + len(other)))
+            change(path, with_voxels(partial(np.add, len(other))))
         arguments += ["--dataset", str(folder)]
     names = [case.identifier for case in open_datasets([tmp_path / "anterior", tmp_path / "posterior"]).cases]
     (tmp_path / "split.json").write_text(json.dumps({"train": names, "val": []}))
