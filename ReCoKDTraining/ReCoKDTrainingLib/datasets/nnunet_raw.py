@@ -7,6 +7,7 @@ from typing import Any
 
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.files import read_json
+from ReCoKDLib.handover import ADDING
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.provenance import read_provenance
 from ReCoKDLib.terminology import with_terminology
@@ -78,6 +79,8 @@ def _find_cases(folder: Path, ending: str, channels: int, label_set: LabelSet) -
         label = labels / f"{identifier}{ending}"
         reader = FileReader(files, label if label.is_file() else None)
         cases.append(Case(identifier, reader, label_set, provenance=records.get(identifier)))
+    if (folder / ADDING).is_dir():
+        return cases  # of a case that is being added, the label may be there before the image
     known = {case.identifier for case in cases}
     for path in sorted(labels.glob(f"*{ending}")):
         identifier = path.name[: -len(ending)]
