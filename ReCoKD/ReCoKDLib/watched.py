@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from .worker import say
+from .worker import is_dismissed, say
 
 STOP = b"s"
 
@@ -38,13 +38,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _listen() -> None:
     """Wait for a request."""
-    try:
-        # Not sys.stdin, whose lock this thread would hold when Python ends.
-        if not os.read(0, 1):
-            return  # a launcher in between passes nothing on, so its end means nothing
-        while os.read(0, 1) not in (STOP, b""):
-            pass
-    except OSError:
+    if not is_dismissed(STOP):
         return
     if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
         os._exit(3)  # it has not begun, so nothing is lost

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -186,13 +185,25 @@ def say(**what: Any) -> None:
     print(_MARK + json.dumps(what), flush=True)
 
 
+def is_dismissed(stop: bytes = b"") -> bool:
+    """Wait until the other program sends ``stop``, or the standard input ends: it closed it, or died.
+
+    False at once where nothing will be heard: there is no standard input, or a launcher in between passed nothing on.
+    """
+    # Not sys.stdin: this waits in a thread, which would hold its lock when Python ends, and Python then aborts.
+    try:
+        if not os.read(0, 1):
+            return False
+        while os.read(0, 1) not in (stop, b""):
+            pass
+    except OSError:
+        return False
+    return True
+
+
 def _end_with_parent(folder: Path) -> None:
-    """Wait until the standard input ends, which it does when the other program closes it or dies."""
-    if not sys.stdin.buffer.read(1):
-        return  # a launcher in between passed nothing on, so its end means nothing
-    while sys.stdin.buffer.read(1):
-        pass
-    _leave(folder)
+    if is_dismissed():
+        _leave(folder)
 
 
 def _leave(folder: Path) -> None:

@@ -1,8 +1,10 @@
-"""Is a process still there?"""
+"""Processes of tests: run to their end, and whether they are still there."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,3 +23,15 @@ def gone(pid: int, seconds: float = 5.0) -> bool:
     while alive(pid) and time.monotonic() < until:
         time.sleep(0.02)
     return not alive(pid)
+
+
+def run_on_host(code: str, repository: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code that may import ``slicer_host`` and ``ReCoKDLib``, in a process of its own."""
+    path = os.pathsep.join((str(repository / "ReCoKD"), str(repository / "Testing" / "helpers")))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 
 from geometries import matrix, rotation
 from panel_user import segmentations
+from processes import run_on_host
 from ReCoKDLib.errors import InputError
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.mrml.segmentations import labels_from_node
@@ -68,14 +66,7 @@ host.app.complete_startup()
 heavy = {{"torch", "SimpleITK", "monai", "safetensors", "scipy", "skimage", "matplotlib"}} & set(sys.modules)
 print("loaded:", sorted(heavy))
 """
-    path = os.pathsep.join((str(repository / "ReCoKD"), str(repository / "Testing" / "helpers")))
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_on_host(code, repository)
     assert run.returncode == 0, run.stderr
     assert "loaded: []" in run.stdout
 

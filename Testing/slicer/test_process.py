@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 from geometries import oblique_left_handed
-from processes import alive, gone
+from processes import alive, gone, run_on_host
 from ReCoKDLib import worker
 from ReCoKDLib.errors import Cancelled, InputError
 from ReCoKDLib.students import find_student
@@ -103,9 +102,12 @@ def test_the_result_is_that_of_the_function(
     from ReCoKDLib.segment import segment
 
     image, labels = two_blobs(oblique_left_handed())
-    _, told = run(image, probabilities=True)
+    made, told = run(image, probabilities=True)
     host.run_until(lambda: told.over)
     assert told.errors == []
+    assert made._process.exitStatus() == host.qt.QProcess.NormalExit
+    assert made._process.exitCode() == 0
+    assert not [line for line in told.lines if "Fatal" in line]
     (found,) = told.results
     expected = segment(image, blob_student, probabilities=True)
     assert np.array_equal(found.labels.array, expected.labels.array)
@@ -258,14 +260,7 @@ def test_no_process_is_left_when_the_program_dies(
         print(run.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    path = os.pathsep.join((str(repository / "ReCoKD"), str(repository / "Testing" / "helpers")))
-    died = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    died = run_on_host(code, repository, TMPDIR=str(temporary))
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert gone(int(died.stdout))
     until = time.monotonic() + 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import vtk
 
 from panel_user import choose, segmentations, settle
-from processes import gone
+from processes import gone, run_on_host
 
 
 @pytest.fixture
@@ -178,13 +177,6 @@ host.run_until(lambda: panel.panel.segment.run.pid is not None, 100)
 print(panel.panel.segment.run.pid)
 panel.cleanup()
 """
-    path = os.pathsep.join((str(repository / "ReCoKD"), str(repository / "Testing" / "helpers")))
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_on_host(code, repository, HOME=str(tmp_path))
     assert run.returncode == 0, run.stderr
     assert gone(int(run.stdout.split()[-1]))
