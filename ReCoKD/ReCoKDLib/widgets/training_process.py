@@ -13,8 +13,8 @@ import qt
 
 from ..training_start import understand as understand_training
 from ..watched import STOP, command
-from ..worker import HELLO, understand
-from .process import LineReader, kill
+from ..worker import Said
+from .child_process import ChildProcess, kill
 
 # A step of a large network and its checkpoint may take so long; then it is killed, and the last checkpoint counts.
 PATIENCE_MILLISECONDS = 60_000
@@ -24,8 +24,8 @@ _MOST_LINES = 200
 _HAS_SIGNALS = os.name == "posix"
 
 
-class TrainingProcess:
-    """One check or training; what it reports arrives by Qt's signals, in the thread of the interface.
+class TrainingProcess(ChildProcess):
+    """One check or training.
 
     Args:
         script: ``ReCoKDTraining.py``.
@@ -44,35 +44,13 @@ class TrainingProcess:
         on_line: Callable[[str], None],
         on_ended: Callable[[int, list[str]], None],
     ) -> None:
-        self._command = command(sys.executable, script, arguments)
-        self._on_progress = on_progress
-        self._on_line = on_line
+        super().__init__(command(sys.executable, script, arguments), on_progress, on_line)
         self._on_ended = on_ended
-        self._reader = LineReader()
-        self._lines: list[str] = []
-        self._pid: int | None = None
-        self._over = False
         self.stopping = False
-        self._process = qt.QProcess()
-        self._process.setProcessChannelMode(qt.QProcess.MergedChannels)
-        self._process.connect("readyReadStandardOutput()", self._read)
-        self._process.connect("finished(int,QProcess::ExitStatus)", self._finished)
-        self._process.connect("errorOccurred(QProcess::ProcessError)", self._error)
         self._patience = qt.QTimer()
         self._patience.setSingleShot(True)
         self._patience.setInterval(PATIENCE_MILLISECONDS)
         self._patience.connect("timeout()", self._kill)
-
-    @property
-    def pid(self) -> int | None:
-        """Number of the process that works; None until it has said it."""
-        return self._pid
-
-    def start(self) -> None:
-        """Begin; returns at once."""
-        program, *arguments = self._command
-        self._process.start(program, arguments)
-        self._process.write(HELLO)
 
     def stop(self) -> None:
         """Ask it to end: it finishes its step and writes a checkpoint. Asked again, or after a minute, it is killed."""
@@ -109,22 +87,12 @@ class TrainingProcess:
         if not self._over:
             kill(self._process, self._pid)  # its end is reported as any other
 
-    def _read(self) -> None:
-        if self._over:
-            return
-        fraction = None
-        for line in self._reader.read(self._process):
-            said = understand(line)
-            if said.pid is not None:
-                self._pid = said.pid
-                continue
-            heard = understand_training(said.text)
-            fraction = heard.fraction if heard.fraction is not None else fraction
-            if heard.text:
-                self._on_line(heard.text)
-                self._lines = [*self._lines[-_MOST_LINES:], heard.text]
-        if fraction is not None:
-            self._on_progress(fraction)
+    def _heard(self, said: Said) -> float | None:
+        heard = understand_training(said.text)
+        if heard.text:
+            self._on_line(heard.text)
+            self._lines = [*self._lines[-_MOST_LINES:], heard.text]
+        return heard.fraction
 
     def _finished(self, code: int = -1, how: Any = None) -> None:
         self._read()
@@ -133,9 +101,3 @@ class TrainingProcess:
         self._over = True
         self._patience.stop()
         self._on_ended(code if how == qt.QProcess.NormalExit else -1, self._lines)
-
-    def _error(self, error: Any) -> None:
-        # Any other error is followed by the signal that it has finished.
-        if error == qt.QProcess.FailedToStart:
-            self._lines.append(str(self._process.errorString()))
-            self._finished()
