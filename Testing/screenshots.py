@@ -42,6 +42,14 @@ def dark_palette(qt: Any) -> Any:
     return palette
 
 
+def dark(host: Any, picture: Any, name: str) -> None:
+    """A picture in Slicer's dark style."""
+    host.app.setPalette(dark_palette(host.qt))
+    host.run_for(0.1)
+    picture(name)
+    host.app.setPalette(host.app.style().standardPalette())
+
+
 def training_pictures(host: Any, panel: Any, picture: Any, folder: Path) -> None:
     """The page Train over the sample cases: checked, under way, done."""
     from ReCoKDLib.image_io import read_volume
@@ -75,10 +83,7 @@ def training_pictures(host: Any, panel: Any, picture: Any, folder: Path) -> None
     finish(host, panel)
     ui.trainLogCollapsibleButton.collapsed = True
     picture("train-done")
-    host.app.setPalette(dark_palette(host.qt))
-    host.run_for(0.1)
-    picture("train-dark")
-    host.app.setPalette(host.app.style().standardPalette())
+    dark(host, picture, "train-dark")
 
 
 def main() -> None:
@@ -126,10 +131,7 @@ def main() -> None:
         host.run_for(0.5)
         ui.handOverCollapsibleButton.collapsed = False
         picture("panel-corrected")
-        host.app.setPalette(dark_palette(host.qt))
-        host.run_for(0.1)
-        picture("panel-dark")
-        host.app.setPalette(host.app.style().standardPalette())
+        dark(host, picture, "panel-dark")
 
         module = host.load(REPOSITORY / "SegmentEditorReCoKD" / "SegmentEditorReCoKD.py")
         host.app.complete_startup()

@@ -25,8 +25,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from diagnosis_figures import draw_errors, draw_following
-from distillation import REPOSITORY
-from distillation_runs import DECLARED, TEACHER, DeclaredRun, Setting, run_settings
+from distillation_runs import DECLARED, DeclaredRun, Setting, add_arguments, run_settings
 from ReCoKDLib.files import write_json
 from ReCoKDLib.preprocessing import OUTSIDE
 from ReCoKDTrainingLib.cache import preprocess_cases
@@ -368,8 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("follow", "features", "errors"))
     parser.add_argument("--folder", type=Path, default=Path("distillation"), help="of all runs")
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
-    parser.add_argument("--teacher", type=Path, default=REPOSITORY / "Resources" / "Teachers" / TEACHER)
+    add_arguments(parser)
     parser.add_argument("--method", default="reco", help="to follow")
     parser.add_argument("--width", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
@@ -377,14 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", default="", help="names of runs in the folder, comma-separated")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args(argv)
-    setting = Setting(
-        given.data / "Dataset004_Hippocampus",
-        REPOSITORY / "Resources" / "split_hippocampus.json",
-        given.teacher,
-        given.folder,
-        steps_per_epoch=given.steps_per_epoch,
-        device=given.device,
-    )
+    setting = Setting.of_arguments(given, given.folder, steps_per_epoch=given.steps_per_epoch, device=given.device)
     if given.task == "follow":
         print(follow(DeclaredRun(given.method, given.width, steps=given.steps), setting))
         return 0

@@ -25,13 +25,21 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
-from distillation_runs import DECLARED, RESULT, TEACHER, DeclaredRun, Setting, chosen, measure_teacher, results, train
+from distillation_runs import (
+    DECLARED,
+    RESULT,
+    DeclaredRun,
+    Setting,
+    add_arguments,
+    chosen,
+    measure_teacher,
+    results,
+    train,
+)
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.files import read_json, write_json, write_text
 from ReCoKDTrainingLib.evaluation import EvaluationResult
 from ReCoKDTrainingLib.progress import Progress
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -214,8 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("train", "table", "list"))
     parser.add_argument("--folder", type=Path, default=Path("distillation"), help="of all runs")
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
-    parser.add_argument("--teacher", type=Path, default=REPOSITORY / "Resources" / "Teachers" / TEACHER)
+    add_arguments(parser)
     parser.add_argument("--only", default="", help="words, one of which a run's name has: x8-reco,plain")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
@@ -231,14 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{run.name}: {state}")
         return 0
     torch.set_num_interop_threads(1)
-    setting = Setting(
-        given.data / "Dataset004_Hippocampus",
-        REPOSITORY / "Resources" / "split_hippocampus.json",
-        given.teacher,
-        given.folder,
-        device=given.device,
-        precision=given.precision,
-        workers=given.workers,
+    setting = Setting.of_arguments(
+        given, given.folder, device=given.device, precision=given.precision, workers=given.workers
     )
     with Progress("bar") as progress:
         return min(1, train_all(runs, setting, progress))

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillation import REPOSITORY
-from distillation_runs import METHODS, TEACHER, DeclaredRun, Setting, run_settings
+from distillation_runs import METHODS, DeclaredRun, Setting, add_arguments, run_settings
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.runs import prepare_run
 from ReCoKDTrainingLib.trainer import Trainer
@@ -82,19 +81,13 @@ def table(names: Sequence[str], setting: Setting, cache: Path, width: int, repea
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
-    parser.add_argument("--teacher", type=Path, default=REPOSITORY / "Resources" / "Teachers" / TEACHER)
+    add_arguments(parser)
     parser.add_argument("--cache", type=Path, default=Path("preprocessed"), help="folder of preprocessed cases")
     parser.add_argument("--width", type=int, default=3)
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(
-            given.data / "Dataset004_Hippocampus",
-            REPOSITORY / "Resources" / "split_hippocampus.json",
-            given.teacher,
-            Path(folder),
-        )
+        setting = Setting.of_arguments(given, Path(folder))
         print(table(given.methods.split(";"), setting, given.cache, given.width))
     return 0
 

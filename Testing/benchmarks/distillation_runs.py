@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -30,6 +31,7 @@ from ReCoKDTrainingLib.training_data import DataSettings
 RESULT = "result.json"
 STEPS_PER_EPOCH = 100
 TEACHER = "hippocampus-teacher.recokd.zip"
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,18 @@ class Setting:
     device: str = "auto"
     precision: str = "auto"
     workers: int = 0
+
+    @classmethod
+    def of_arguments(cls, given: argparse.Namespace, folder: Path, **more: Any) -> Setting:
+        """What :func:`add_arguments` was given."""
+        split = REPOSITORY / "Resources" / "split_hippocampus.json"
+        return cls(given.data / "Dataset004_Hippocampus", split, given.teacher, folder, **more)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where data and teacher are."""
+    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
+    parser.add_argument("--teacher", type=Path, default=REPOSITORY / "Resources" / "Teachers" / TEACHER)
 
 
 def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:

@@ -31,3 +31,11 @@ def segment(host: Any, panel: Any) -> None:
     settle(host, panel)
     host.click(panel.ui.applyButton)
     settle(host, panel)
+
+
+def start_held(host: Any, panel: Any, runs: Any) -> None:
+    """Press the button, and hold the run at a quarter; ``runs`` is :class:`quick_run.QuickRun`."""
+    settle(host, panel)
+    runs.hold = True
+    host.click(panel.ui.applyButton)
+    host.run_for(0.05)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from geometries import matrix, rotation
-from panel_user import choose, segment, segmentations, settle
+from panel_user import choose, segment, segmentations, settle, start_held
 from ReCoKDLib.mrml.volumes import volume_to_node
 from ReCoKDLib.volume import Volume
 
@@ -73,10 +73,7 @@ def test_closing_the_scene_ends_a_run(
 ) -> None:
     volume_to_node(two_blobs()[0])
     choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
+    start_held(host, panel, runs)
     slicer.mrmlScene.Clear(0)
     assert panel.panel.segment.run is None
     assert runs.started[0].over
@@ -96,10 +93,7 @@ def test_a_volume_removed_meanwhile(
 ) -> None:
     node = volume_to_node(two_blobs()[0])
     choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
+    start_held(host, panel, runs)
     slicer.mrmlScene.RemoveNode(node)
     runs.started[0].release()
     assert panel.ui.statusLabel.text == "The volume was removed meanwhile, so nothing was added."
@@ -113,9 +107,7 @@ def test_a_segmentation_removed_meanwhile_is_made_anew(
     choose(panel.ui.studentComboBox, blob_student)
     segment(host, panel)
     (first,) = segmentations(slicer)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
+    start_held(host, panel, runs)
     slicer.mrmlScene.RemoveNode(first)
     runs.started[1].release()
     settle(host, panel)
@@ -129,10 +121,7 @@ def test_a_run_ends_well_in_another_module(
 ) -> None:
     volume_to_node(two_blobs()[0])
     choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
+    start_held(host, panel, runs)
     panel.exit()
     runs.started[0].release()
     (made,) = segmentations(slicer)
@@ -147,10 +136,7 @@ def test_a_killed_process_shows_its_last_lines(
 
     volume_to_node(two_blobs()[0])
     choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
+    start_held(host, panel, runs)
     runs.started[0].fail(RunEndedError(["Loading PyTorch.", "terminate called"]))
     assert len(host.messages) == 1
     assert "ended before it was done" in host.messages[0]
@@ -164,10 +150,7 @@ def test_an_unexpected_error_is_shown_and_raised(
 ) -> None:
     volume_to_node(two_blobs()[0])
     choose(panel.ui.studentComboBox, blob_student)
-    settle(host, panel)
-    runs.hold = True
-    host.click(panel.ui.applyButton)
-    host.run_for(0.05)
+    start_held(host, panel, runs)
     with pytest.raises(ZeroDivisionError):
         runs.started[0].fail(ZeroDivisionError("a bug of ours"))
     assert host.messages == ["Something went wrong in ReCoKD.\n\na bug of ours"]
