@@ -115,14 +115,14 @@ class DeclaredRun:
         return "training cases without labels" if distilled else ""
 
 
-MOST_TELLING = ("plain", "logits", "reco")
-OTHERS = ("fitnet", "cwd", "at", "reco+logits", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
+MOST_TELLING = ("plain", "logits", "reco", "reco+logits")
+OTHERS = ("fitnet", "cwd", "at", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
 PARTS = ("reco, fg", "reco, bg", "reco, att", "reco, ctx")
 CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and name not in PARTS)
 DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
-    *(DeclaredRun(method, width=2) for method in (*MOST_TELLING, "reco+logits")),
+    *(DeclaredRun(method, width=2) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),

@@ -34,7 +34,7 @@ from packages import small_card
 from plans import changed, network_changed, plans_json
 from ReCoKDLib import prediction
 from ReCoKDLib.engines.base import ENGINES
-from ReCoKDLib.exchange.nnunet_import import import_nnunet
+from ReCoKDLib.exchange.nnunet_export import export_nnunet
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network, plain_state
@@ -47,6 +47,7 @@ from ReCoKDLib.students import find_student
 from ReCoKDLib.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[2]
+TEACHER = ROOT / "Resources" / "Teachers" / "hippocampus-teacher.recokd.zip"
 CT_PATCH, CT_SPACING, CT_FEATURES = (64, 160, 160), (3.0, 0.8, 0.8), (32, 64, 128, 256, 320, 320)
 CT_LABELS = {"background": 0, **{f"organ {n}": n for n in range(1, 14)}}
 CT_INTENSITIES = {"mean": 50.0, "std": 200.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
@@ -137,8 +138,8 @@ def cases_part(given: argparse.Namespace) -> None:
     truths = [read_volume(raw / "labelsTr" / f"{name}.nii.gz").array[0] for name in names]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        results = given.results or given.data / "teacher_hippocampus" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
-        teacher = ModelPackage.open(import_nnunet(results, folder / "teacher.recokd.zip"))
+        teacher = ModelPackage.open(given.teacher)
+        results = export_nnunet(teacher, folder / "results")
         students = [find_student(name) for name in given.students]
         students += [narrowed(teacher, t, folder) for t in given.random_widths]
         theirs = nnunet_predictor(results, ["0"], False)
@@ -207,20 +208,27 @@ def cases_part(given: argparse.Namespace) -> None:
 
 
 def draw(path: Path, points: Sequence[tuple[str, str, float, float]]) -> None:
-    """Dice against seconds a case."""
+    """Dice against seconds a case: a colour for each model, a shape for each engine and precision."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for model in dict.fromkeys(point[0] for point in points):
-        mine = [point for point in points if point[0] == model]
-        axes.plot([p[2] for p in mine], [p[3] for p in mine], "o", label=model)
-        for _, engine, seconds, score in mine:
-            axes.annotate(engine, (seconds, score), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    colours = {model: f"C{n}" for n, model in enumerate(dict.fromkeys(point[0] for point in points))}
+    shapes = dict(zip(dict.fromkeys(point[1] for point in points), "os^DvP", strict=False))
+    for model, engine, seconds, score in points:
+        axes.plot(seconds, score, shapes[engine], color=colours[model], markersize=8, alpha=0.8)
+    for model, colour in colours.items():
+        axes.plot([], [], "-", color=colour, linewidth=4, label=model)
+    for engine, shape in shapes.items():
+        axes.plot([], [], shape, color="grey", label=engine)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds a case, CPU")
     axes.set_ylabel("Dice")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
@@ -397,8 +405,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--cases", type=int, help="only so many of the validation cases")
-    parser.add_argument("--results", type=Path, help="the teacher, an nnU-Net results folder")
-    parser.add_argument("--students", nargs="*", default=["hippocampus-x4"])
+    parser.add_argument("--teacher", type=Path, default=TEACHER, help="a model package, which nnU-Net gets exported")
+    parser.add_argument("--students", nargs="*", default=["hippocampus-x4"], help="names or packages")
     parser.add_argument(
         "--random-widths", type=int, nargs="*", default=[1, 2, 3], help="t of students of random weights"
     )

@@ -41,10 +41,12 @@ BF16_METRIC = "bf16 against f32"  # of a card's metrics
 # The Dice between the label maps of f32 and bf16, as the card has it, from which on `--precision auto` takes bf16.
 BF16_KEEPS_LABELS = 0.999
 
-# Largest difference from PyTorch's logits on noise, in standard deviations of these. In f32 the shipped student's
-# differ by 4e-5 of them, those of a six-stage network of random weights by 7e-3 (1.5e-4 in the mean; 0.015 % of the
-# labels of noise); in bf16, whose rounding alone is 4e-3 and goes through a dozen layers, the mean counts.
-_F32_DIFFERENCE = 0.02
+# Difference from PyTorch's logits on noise, in standard deviations of these. In f32 the shipped student's differ by 4e-5
+# of them, those of a six-stage network of random weights by 7e-3 (1.5e-4 in the mean; 0.015 % of the labels of noise).
+# The mean finds what is wrong everywhere or along the borders, the largest what is wrong in few places. In bf16, whose
+# rounding alone is 4e-3 and goes through a dozen layers, only the mean tells.
+_F32_DIFFERENCE = 0.001
+_F32_LARGEST = 20  # times as far may a single logit be off
 _BF16_DIFFERENCE = 0.05
 _TIMING_SECONDS = 1.0  # for all engines together
 _SEED = 20260101
@@ -252,7 +254,8 @@ class _Maker:
             if found.shape != expected.shape:
                 return float("inf")
             away = (found - expected).abs()
-            here = float((away.mean() if self.precision == "bf16" else away.max()) / expected.std().clamp_min(1e-6))
+            bound = away.mean() if self.precision == "bf16" else torch.maximum(away.mean(), away.max() / _F32_LARGEST)
+            here = float(bound / expected.std().clamp_min(1e-6))
             worst = here if not here <= worst else worst  # keeps NaN
         return worst
 
