@@ -203,9 +203,6 @@ def train_all(runs: Sequence[DeclaredRun], setting: Setting, progress: Progress)
     failed = 0
     measure_teacher(setting, progress)
     for run in runs:
-        if run.waits_for:
-            progress.say(f"{run.name} waits for {run.waits_for}")
-            continue
         try:
             if not train(run, setting, progress):
                 progress.say(f"{run.name}: another process is at it")
@@ -234,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if given.task == "list":
         for run in runs:
-            state = "finished" if (given.folder / run.name / RESULT).is_file() else run.waits_for or "to do"
+            state = "finished" if (given.folder / run.name / RESULT).is_file() else "to do"
             print(f"{run.name}: {state}")
         return 0
     torch.set_num_interop_threads(1)

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,12 +56,12 @@ def teachers_part(trainer: Trainer, images: Tensor) -> float:
     return processor_seconds(forward)
 
 
-def table(names: Sequence[str], setting: Setting, cache: Path, width: int, repeats: int = 4) -> str:
+def table(names: Sequence[str], setting: Setting, width: int, repeats: int = 4) -> str:
     """A markdown table, one row for each method."""
     head = "| method | s a step | of it the teacher | gradient of segmentation | of distillation |"
     lines = [head, "|---|---|---|---|---|"]
     for name in names:
-        settings = replace(run_settings(DeclaredRun(name, width), setting), cache=cache)
+        settings = run_settings(DeclaredRun(name, width), setting)
         with Progress("bar") as progress:
             trainer = prepare_run(settings, progress).trainer
         trainer.distiller.train()
@@ -82,13 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--cache", type=Path, default=Path("preprocessed"), help="folder of preprocessed cases")
     parser.add_argument("--width", type=int, default=3)
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting.of_arguments(given, Path(folder))
-        print(table(given.methods.split(";"), setting, given.cache, given.width))
+        print(table(given.methods.split(";"), setting, given.width))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ReCoKDLib.errors import ReCoKDError
-from ReCoKDLib.files import read_json, write_json
+from ReCoKDLib.files import atomic_folder, read_json, write_json
 from ReCoKDLib.networks import build_network, count_parameters
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
@@ -86,7 +87,8 @@ class DeclaredRun:
         width: the student's t, 1 / 2^t of the teacher's channels.
         seed: of initialisation, sampling and augmentation.
         steps: a multiple of ``STEPS_PER_EPOCH``.
-        labelled: how many training cases have labels; None: all. The others are for the teacher alone.
+        labelled: how many training cases have labels; None: all. The others are for the teacher alone, and the plain
+            student never sees them.
     """
 
     method: str
@@ -108,12 +110,6 @@ class DeclaredRun:
         method = self.method.replace(", ", "-").replace(" ", "-")
         return f"x{2**self.width}-{method}-{self.steps}{labelled}-s{self.seed}"
 
-    @property
-    def waits_for(self) -> str:
-        """What the trainer has to learn before this can run; empty: nothing."""
-        distilled = self.labelled is not None and METHODS[self.method].losses
-        return "training cases without labels" if distilled else ""
-
 
 MOST_TELLING = ("plain", "logits", "reco", "reco+logits")
 OTHERS = ("fitnet", "cwd", "at", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
@@ -127,6 +123,7 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in MOST_TELLING),
+    DeclaredRun("reco+logits", labelled=0),
 )
 """In the order in which they are trained; with all 160 cases labelled it is the first row of a method."""
 
@@ -180,13 +177,13 @@ def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
         raise ReCoKDError(f"{run.steps} steps are no multiple of {setting.steps_per_epoch}, the steps of an epoch.")
     method = METHODS[run.method]
     return RunSettings(
-        data=DataSettings((setting.dataset,), split=_split(run, setting)),
+        data=_data(run, setting),
         output=setting.folder / run.name,
         teacher=setting.teacher,
         width=run.width,
         losses=method.losses,
         loss_options=method.options,
-        ramp=method.ramp,
+        ramp=0 if run.labelled == 0 else method.ramp,
         mirror_axes=setting.mirror_axes,
         cache=setting.folder / "preprocessed",
         epochs=run.steps // setting.steps_per_epoch,
@@ -199,14 +196,24 @@ def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
     )
 
 
-def _split(run: DeclaredRun, setting: Setting) -> Path:
-    """The split with the first ``labelled`` training cases."""
+def _data(run: DeclaredRun, setting: Setting) -> DataSettings:
+    """All cases and their split, or a copy in which only the first ``labelled`` training cases have labels."""
     if run.labelled is None:
-        return setting.split
+        return DataSettings((setting.dataset,), split=setting.split)
     split = read_json(setting.split)
+    known = split["train"][: run.labelled]
     path = setting.folder / f"split-{run.labelled}.json"
-    write_json(path, {"train": split["train"][: run.labelled], "val": split["val"]}, overwrite=True)
-    return path
+    write_json(path, {"train": known, "val": split["val"]}, overwrite=True)
+    if not METHODS[run.method].losses:
+        return DataSettings((setting.dataset,), split=path)
+    dataset = setting.folder / f"{setting.dataset.name}-{run.labelled}-labelled"
+    if not dataset.is_dir():
+        with atomic_folder(dataset) as folder:
+            shutil.copytree(setting.dataset, folder, dirs_exist_ok=True)
+            for case in split["train"][run.labelled :]:
+                for label_map in (folder / "labelsTr").glob(f"{case}.*"):
+                    label_map.unlink()
+    return DataSettings((dataset,), split=setting.split)
 
 
 def train(run: DeclaredRun, setting: Setting, progress: Progress) -> bool:

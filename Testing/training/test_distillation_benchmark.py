@@ -19,6 +19,7 @@ from distillation_costs import table
 from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings, train
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDTrainingLib.cli import main as train_model
+from ReCoKDTrainingLib.datasets import NnunetRawDataset
 from ReCoKDTrainingLib.evaluation import CaseResult, EvaluationResult
 from ReCoKDTrainingLib.losses import available_losses
 from ReCoKDTrainingLib.progress import Progress
@@ -68,6 +69,7 @@ def test_the_list_holds_what_the_issue_asks_for() -> None:
         assert seeds == [0, 1, 2]
         assert sum(run.method == method and run.width == 2 for run in DECLARED) == 1
         assert {run.labelled for run in DECLARED if run.method == method} == {None, 10, 20, 40}
+    assert any(run.labelled == 0 for run in DECLARED)
     used = {name for run in DECLARED for name in METHODS[run.method].losses}
     assert set(available_losses()) == used
 
@@ -86,9 +88,14 @@ def test_steps_are_whole_epochs(setting: Setting) -> None:
 
 def test_few_labels_are_the_first_of_the_split(setting: Setting) -> None:
     setting.folder.mkdir()
-    few = run_settings(DeclaredRun("plain", steps=1, labelled=2), setting)
-    split = json.loads((few.data.split or Path()).read_text())
+    few = run_settings(DeclaredRun("plain", steps=1, labelled=2), setting).data
+    split = json.loads((few.split or Path()).read_text())
     assert split == {"train": ["blobs_000", "blobs_001"], "val": ["blobs_004", "blobs_005"]}
+    taught = run_settings(DeclaredRun("reco", steps=1, labelled=2), setting).data
+    assert taught.split == setting.split
+    (dataset,) = taught.datasets
+    labelled = {case.identifier for case in NnunetRawDataset(dataset).cases if case.labelled}
+    assert labelled == {"blobs_000", "blobs_001", "blobs_004", "blobs_005"}
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(setting: Setting, tmp_path: Path) -> None:
@@ -129,8 +136,7 @@ def test_all_are_trained_and_a_failure_stops_no_other(
     progress = Silent()
     assert train_all(runs, setting, progress) == 1
     assert any("x8-logits-1-s0 failed: There is no distillation loss named 'no such loss'" in s for s in progress.said)
-    assert any("waits for training cases without labels" in text for text in progress.said)
-    assert set(results(setting.folder)) == {"x8-plain-1-s0", "x8-reco-1-s0"}
+    assert set(results(setting.folder)) == {"x8-plain-1-s0", "x8-reco-1-s0", "x8-reco-1-2labelled-s0"}
     capsys.readouterr()
     assert main(["table", "--folder", str(setting.folder)]) == 0
     table = capsys.readouterr().out
@@ -138,11 +144,12 @@ def test_all_are_trained_and_a_failure_stops_no_other(
         "| teacher",
         "| x1/8 plain, 1 steps",
         "| x1/8 reco, 1 steps",
+        "| x1/8 reco, 1 steps, 2 labelled",
     ]
 
 
 def test_costs_are_measured_for_each_method(setting: Setting, tmp_path: Path) -> None:
-    lines = table(["plain", "reco", "emkd"], setting, tmp_path / "cache", width=2, repeats=1).splitlines()
+    lines = table(["plain", "reco", "emkd"], setting, width=2, repeats=1).splitlines()
     cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines[2:]}
     assert set(cells) == {"plain", "reco", "emkd"}
     assert float(cells["plain"][0]) > float(cells["plain"][1]) == 0
