@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import DatasetError, InputError
@@ -67,6 +67,24 @@ def read_synonyms(path: Path | None) -> Synonyms:
     return synonyms
 
 
+def renamed(label_set: LabelSet, synonyms: Synonyms) -> LabelSet:
+    """The label set with the classes' own names in place of their synonyms.
+
+    Raises:
+        DatasetError: Two of its labels are one class.
+    """
+    segments = tuple(replace(s, name=synonyms.get(_key(s.name), s.name)) for s in label_set.segments)
+    known: dict[str, str] = {}
+    for before, after in zip(label_set.segments, segments, strict=True):
+        other = known.setdefault(_key(after.name), before.name)
+        if other != before.name:
+            raise DatasetError(
+                f"The labels {other!r} and {before.name!r} are both {after.name!r} by the table of synonyms. Take one "
+                "out of the table, or make the two one label."
+            )
+    return replace(label_set, segments=segments)
+
+
 def read_rows(path: Path) -> list[list[str]]:
     """The rows of a CSV file that are not empty; UTF-8, with or without a mark at its start.
 
@@ -92,9 +110,9 @@ def match_segment(
         coded = [known for known in label_set.segments if type_and_modifier(known.terminology) == code]
         if len(coded) == 1:
             return coded[0]
-    wanted = _canonical(segment.name, synonyms)
+    wanted = canonical(segment.name, synonyms)
     for known in label_set.segments:
-        if _canonical(known.name, synonyms) == wanted:
+        if canonical(known.name, synonyms) == wanted:
             return known
     code = "" if segment.code in shared else segment.code
     coded = [known for known in label_set.segments if code and type_and_modifier(known.terminology) == code]
@@ -111,7 +129,7 @@ def classes_of(segmentations: Iterable[Sequence[FoundSegment]], synonyms: Synony
     shared = frozenset(code for segments in segmentations for code in _shared_codes(segments, synonyms))
     classes: list[Segment] = []
     for segment in sorted(
-        (s for segmentation in segmentations for s in segmentation), key=lambda s: _canonical(s.name, synonyms)
+        (s for segmentation in segmentations for s in segmentation), key=lambda s: canonical(s.name, synonyms)
     ):
         if match_segment(segment, LabelSet(tuple(classes)), synonyms, shared) is None:
             name = synonyms.get(_key(segment.name), segment.name.strip())
@@ -121,26 +139,30 @@ def classes_of(segmentations: Iterable[Sequence[FoundSegment]], synonyms: Synony
     return LabelSet(tuple(classes))
 
 
-def matched(
-    segments: Sequence[FoundSegment], label_set: LabelSet, synonyms: Synonyms
-) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+def matched(segments: Sequence[FoundSegment], label_set: LabelSet, synonyms: Synonyms) -> tuple[tuple[str, int], ...]:
     """Which segment has which value in a label map of ``label_set``.
 
     Returns:
-        The segments' keys with their values, in the order of the segments (where they overlap the later one wins, as in
-        Slicer), and the names of the classes that none of them shows.
+        The keys of the segments that are classes with their values, in the order of the segments (where they overlap
+        the later one wins, as in Slicer).
     """
     shared = _shared_codes(segments, synonyms)
     found = [(segment.key, match_segment(segment, label_set, synonyms, shared)) for segment in segments]
-    values = [(key, known.value) for key, known in found if known is not None]
-    present = {value for _, value in values}
-    missing = tuple(known.name for known in label_set.segments if known.value not in present)
-    return tuple(values), missing
+    return tuple((key, known.value) for key, known in found if known is not None)
+
+
+def lacking(label_set: LabelSet, segmentations: Iterable[Sequence[tuple[str, int]]]) -> tuple[str, ...]:
+    """Names of the classes that no segmentation of a case shows, each given as :func:`matched` has it.
+
+    None where there is no segment of any class: nobody annotated such a case.
+    """
+    present = {value for values in segmentations for _, value in values}
+    return tuple(known.name for known in label_set.segments if present and known.value not in present)
 
 
 def _shared_codes(segments: Sequence[FoundSegment], synonyms: Synonyms) -> frozenset[str]:
     """Codes that segments of different names have in one segmentation, as all vertebrae are "Vertebra"."""
-    named = {(segment.code, _canonical(segment.name, synonyms)) for segment in segments if segment.code}
+    named = {(segment.code, canonical(segment.name, synonyms)) for segment in segments if segment.code}
     codes = [code for code, _ in named]
     return frozenset(code for code in codes if codes.count(code) > 1)
 
@@ -149,5 +171,6 @@ def _key(name: str) -> str:
     return name.strip().casefold()
 
 
-def _canonical(name: str, synonyms: Synonyms) -> str:
+def canonical(name: str, synonyms: Synonyms) -> str:
+    """What names of one class have in common: the class's own name in lower case."""
     return _key(synonyms.get(_key(name), name))

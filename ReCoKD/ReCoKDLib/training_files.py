@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class CheckRow:
         spoils: Whether it would spoil the training; else it is a warning.
         images: The case's image files, where it has files of its own.
         segmentation: Its annotation's file.
+        found_in: Where the case is found, in words: its files, or a scene and the names in it.
     """
 
     case: str
@@ -67,6 +68,7 @@ class CheckRow:
     spoils: bool = False
     images: tuple[Path, ...] = ()
     segmentation: Path | None = None
+    found_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,10 @@ def read_check(folder: Path) -> CheckTable:
         for case in values["cases"]:
             images = tuple(Path(path) for path in case["images"])
             segmentation = None if case["segmentation"] is None else Path(case["segmentation"])
-            found = [
-                CheckRow(case["case"], each["message"], each["spoils"], images, segmentation)
-                for each in case["findings"]
-            ]
+            good = CheckRow(case["case"], "", False, images, segmentation, case["found_in"])
+            found = [replace(good, message=each["message"], spoils=each["spoils"]) for each in case["findings"]]
             bad += any(row.spoils for row in found)
-            rows += found or [CheckRow(case["case"], images=images, segmentation=segmentation)]
+            rows += found or [good]
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / CHECK} is no table of a check. Check the cases again.") from error
     rows.sort(key=lambda row: 0 if row.spoils else 1 if row.message else 2)

@@ -15,8 +15,10 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.slice_view import PLANES, draw_slice, grey_window
 
-from .case_check import Check, CheckedCase, Finding, check_cases
+from .case_check import check_cases
+from .checked_case import Check, CheckedCase
 from .datasets import Dataset, Split, read_split
+from .datasets.loading import Finding
 from .distiller import WeightedLoss, require_logits_loss
 from .losses import build_loss
 from .progress import Progress
@@ -42,6 +44,8 @@ def check_sources(
     loss_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> bool:
     """Check all cases of a run that is to be; print the table and write JSON, CSV and contact sheet.
+
+    JSON and CSV also say where each case is found; what is printed may end in a log, and does not.
 
     Args:
         settings: Which cases.
@@ -84,7 +88,7 @@ def _check(
     more: list[Finding] = []
     if model is not None:
         try:
-            match_model(model, dataset)
+            match_model(model, dataset, dataset.synonyms)
         except PackageError as error:
             more.append(Finding("teacher", str(error)))
     split = _split(dataset, settings, more)
@@ -180,8 +184,9 @@ def to_dict(check: Check) -> dict[str, Any]:
                 "voxels": dict(case.voxels),
                 "patient": case.patient,
                 "checksum": case.checksum,
-                "images": [str(path.resolve()) for path in case.images],
-                "segmentation": None if case.segmentation is None else str(case.segmentation.resolve()),
+                "found_in": str(case.place),
+                "images": [str(path.resolve()) for path in case.place.images],
+                "segmentation": None if case.place.segmentation is None else str(case.place.segmentation.resolve()),
                 "findings": [_finding(finding) for finding in case.findings],
             }
             for case in check.cases
@@ -203,7 +208,7 @@ def write_csv(check: Check, path: Path) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         head = ["case", "part", "annotated", "k", "j", "i", "mm_k", "mm_j", "mm_i"]
-        writer.writerow([*head, *(f"voxels {name}" for name in classes), "errors", "warnings"])
+        writer.writerow([*head, *(f"voxels {name}" for name in classes), "errors", "warnings", "found in"])
         for case in check.cases:
             spacing = ["", "", ""] if case.spacing is None else [f"{mm:.6g}" for mm in case.spacing]
             writer.writerow(
@@ -216,6 +221,7 @@ def write_csv(check: Check, path: Path) -> None:
                         " ".join(f"{f.kind}: {f.message}" for f in case.findings if f.spoils is spoils)
                         for spoils in (True, False)
                     ),
+                    str(case.place),
                 ]
             )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ReCoKDLib.errors import DatasetError, PackageError
 from ReCoKDLib.labels import LabelSet, Segment
+from ReCoKDLib.segment_matching import Synonyms, canonical
 from ReCoKDLib.terminology import type_and_modifier
 
 
@@ -44,19 +45,22 @@ class ClassMap:
         return torch.stack(merged, dim=1)
 
 
-def match_classes(student: LabelSet, teacher: LabelSet, dataset: str, model: str) -> ClassMap:
-    """Find the student's classes among the teacher's, by name (upper and lower case count the same), else by code.
+def match_classes(
+    student: LabelSet, teacher: LabelSet, dataset: str, model: str, synonyms: Synonyms | None = None
+) -> ClassMap:
+    """Find the student's classes among the teacher's; see :func:`find_class`.
 
     Args:
         student: The labels of the dataset.
         teacher: The labels of the teacher; more, and in another order or numbering, do no harm.
         dataset: Name of the dataset, for the message.
         model: Name of the teacher.
+        synonyms: Other names of the dataset's classes.
 
     Raises:
         PackageError: The teacher does not know one of the classes, or two of them are the same to it.
     """
-    pairs = [(ours, find_class(ours, teacher)) for ours in student.segments]
+    pairs = [(ours, find_class(ours, teacher, synonyms)) for ours in student.segments]
     missing = [ours.name for ours, theirs in pairs if theirs is None]
     if missing:
         raise PackageError(
@@ -84,9 +88,11 @@ def _names(label_set: LabelSet) -> str:
     return ", ".join(segment.name for segment in label_set.segments)
 
 
-def find_class(wanted: Segment, among: LabelSet) -> Segment | None:
-    """The class of ``among`` with the same name (upper and lower case count the same), else with the same code."""
-    by_name = [s for s in among.segments if s.name.strip().casefold() == wanted.name.strip().casefold()]
+def find_class(wanted: Segment, among: LabelSet, synonyms: Synonyms | None = None) -> Segment | None:
+    """The class of ``among`` with the same name (upper and lower case, and synonyms, count the same), else code."""
+    known = synonyms or {}
+    name = canonical(wanted.name, known)
+    by_name = [segment for segment in among.segments if canonical(segment.name, known) == name]
     if len(by_name) == 1:
         return by_name[0]
     code = type_and_modifier(wanted.terminology)
@@ -141,7 +147,9 @@ def select_classes(label_set: LabelSet, names: Sequence[str]) -> LabelSet:
     return LabelSet(segments, has_regions, None if label_set.ignore_label is None else len(numbers) + 1)
 
 
-def relabelling(source: LabelSet, target: LabelSet, missing: Sequence[str] = ()) -> Relabelling:
+def relabelling(
+    source: LabelSet, target: LabelSet, missing: Sequence[str] = (), synonyms: Synonyms | None = None
+) -> Relabelling:
     """How label maps of ``source`` become label maps of ``target``, whose classes are found among those of ``source``.
 
     A value goes to one that is in the same classes of ``target``. Where one of these was not annotated, background
@@ -151,11 +159,13 @@ def relabelling(source: LabelSet, target: LabelSet, missing: Sequence[str] = ())
         source: What the label maps hold.
         target: What is wanted.
         missing: Names of classes of ``source`` that were not annotated.
+        synonyms: Other names of the classes.
 
     Raises:
         DatasetError: There is none such: regions overlap in another way.
     """
-    pairs = [(wanted, found) for wanted in target.segments if (found := find_class(wanted, source)) is not None]
+    both = [(wanted, find_class(wanted, source, synonyms)) for wanted in target.segments]
+    pairs = [(wanted, found) for wanted, found in both if found is not None]
     unknown = len(pairs) < len(target.segments) or any(found.name in missing for _, found in pairs)
     there = {
         frozenset(i for i, (wanted, _) in enumerate(pairs) if value in wanted.region): value
@@ -176,13 +186,15 @@ def relabelling(source: LabelSet, target: LabelSet, missing: Sequence[str] = ())
     return Relabelling(source, tuple(sorted(values.items())), background, unknown)
 
 
-def common_classes(model: LabelSet, dataset: LabelSet, name: str, dataset_name: str) -> LabelSet:
+def common_classes(
+    model: LabelSet, dataset: LabelSet, name: str, dataset_name: str, synonyms: Synonyms | None = None
+) -> LabelSet:
     """The model's classes that the dataset has too, in the model's numbering; for an evaluation of these.
 
     Raises:
         PackageError: There is none.
     """
-    segments = tuple(segment for segment in model.segments if find_class(segment, dataset) is not None)
+    segments = tuple(segment for segment in model.segments if find_class(segment, dataset, synonyms) is not None)
     if not segments:
         raise PackageError(
             f"The model {name} has the labels {_names(model)}, the dataset {dataset_name} {_names(dataset)}: none in "

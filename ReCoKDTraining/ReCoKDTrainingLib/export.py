@@ -62,8 +62,9 @@ def _without_bad(dataset: Dataset, skip_bad: bool, progress: Progress) -> Datase
             + "\n".join(line(name, finding) for name, finding in bad)
             + "\nCorrect them, or go on without the bad cases (--skip-bad)."
         )
-    for name, finding in bad:
-        progress.say(f"skipped: {line(name, finding)}")
+    for case in check.cases:
+        for finding in case.findings:
+            progress.say(f"{'skipped' if finding.spoils else 'warning'}: {line(case.identifier, finding)}")
     return dataset.without(check.bad)
 
 

@@ -258,6 +258,7 @@ def _facts(run: Run, package: ModelPackage) -> str:
         # Folders may be named after people; the last part of a path says enough.
         name: _without_folder(value)
         for name, value in run.settings.configuration.items()
+        if name != "dataset"  # named above; scenes are often called after patients
     }
     return _section(
         "How it was made",

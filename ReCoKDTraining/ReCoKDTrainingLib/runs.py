@@ -17,6 +17,7 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network, load_weights
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
+from ReCoKDLib.segment_matching import Synonyms
 
 from .agreement import from_first
 from .cache import preprocess_cases
@@ -163,7 +164,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     dataset, split = from_first(lambda: _cases(settings, teacher, progress))
     if not split.validation and (settings.patience > 0 or settings.ship == "best"):
         raise DatasetError("Early stopping and the best weights need held-out cases. The split has none in 'val'.")
-    classes = None if teacher is None else match_model(teacher, dataset)
+    classes = None if teacher is None else match_model(teacher, dataset, dataset.synonyms)
     initial = None if settings.initial is None else ModelPackage.open(settings.initial)
     if initial is not None:
         _require_same_heads(initial, dataset)
@@ -325,14 +326,14 @@ def as_task(model: TeacherModel) -> ModelTask:
     return ModelTask(model.card.name, tuple(channel.name for channel in model.card.channels), model.label_set)
 
 
-def match_model(model: TeacherModel, dataset: Task) -> ClassMap:
-    """Find the dataset's classes among a model's.
+def match_model(model: TeacherModel, dataset: Task, synonyms: Synonyms | None = None) -> ClassMap:
+    """Find the dataset's classes, which may have synonyms, among a model's.
 
     Raises:
         PackageError: The model has another number of channels, or does not know one of the classes.
     """
     _require_channels(model, dataset)
-    return match_classes(dataset.label_set, model.label_set, dataset.name, model.card.name)
+    return match_classes(dataset.label_set, model.label_set, dataset.name, model.card.name, synonyms)
 
 
 def for_evaluation(model: ModelPackage, dataset: Dataset) -> Dataset:
@@ -343,7 +344,8 @@ def for_evaluation(model: ModelPackage, dataset: Dataset) -> Dataset:
         DatasetError: Regions overlap in another way than the model's.
     """
     _require_channels(model, dataset)
-    return dataset.with_labels(common_classes(model.label_set, dataset.label_set, model.card.name, dataset.name))
+    name, synonyms = model.card.name, dataset.synonyms
+    return dataset.with_labels(common_classes(model.label_set, dataset.label_set, name, dataset.name, synonyms))
 
 
 def _require_channels(model: TeacherModel, dataset: Task) -> None:
@@ -356,7 +358,7 @@ def _require_channels(model: TeacherModel, dataset: Task) -> None:
 
 def _require_same_heads(model: ModelPackage, dataset: Dataset) -> None:
     """Weights to start from must mean the same, head by head."""
-    classes = match_model(model, dataset)
+    classes = match_model(model, dataset, dataset.synonyms)
     if classes.heads != tuple((head,) for head in range(model.label_set.number_of_heads)):
         ours, theirs = ([s.name for s in labels.segments] for labels in (dataset.label_set, model.label_set))
         raise PackageError(

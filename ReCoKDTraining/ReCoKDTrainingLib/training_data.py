@@ -9,9 +9,11 @@ from pathlib import Path
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.labels import LabelSet
 
-from .case_check import Check, Finding, check_cases
+from .case_check import check_cases
+from .checked_case import Check
 from .class_matching import select_classes
 from .datasets import Case, Dataset, SourceOptions, Split, Task, open_datasets, read_split
+from .datasets.loading import Finding
 from .progress import Progress
 
 
@@ -60,7 +62,8 @@ def open_cases(settings: DataSettings, model: Task | None) -> Dataset:
     """
     dataset = open_datasets(settings.datasets, settings.sources, model=model, unlabelled=settings.unlabelled_weight > 0)
     if settings.labels:
-        dataset = dataset.with_labels(select_classes(dataset.label_set, settings.labels))
+        names = [dataset.synonyms.get(name.strip().casefold(), name) for name in settings.labels]
+        dataset = dataset.with_labels(select_classes(dataset.label_set, names))
     if settings.unlabelled_weight == 0:
         return dataset.without([case.identifier for case in unlabelled(dataset.cases)])
     return dataset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ReCoKDLib.segment_matching import FoundSegment, classes_of, matched
+from ReCoKDLib.segment_matching import FoundSegment, classes_of, lacking, matched
 from ReCoKDLib.terminology import UNKNOWN_STRUCTURE, type_and_modifier
 
 MASS = "list~SCT^49755003^Morphologically Abnormal Structure~SCT^4147007^Mass~^^~regions~^^~^^"
@@ -17,7 +17,7 @@ def test_segments_stay_in_their_order_so_that_the_later_one_wins() -> None:
     segments = found(("liver", ""), ("lesion", ""))
     classes = classes_of([segments], {})
     assert [segment.name for segment in classes.segments] == ["lesion", "liver"]
-    assert matched(segments, classes, {}) == ((("0", 2), ("1", 1)), ())
+    assert matched(segments, classes, {}) == (("0", 2), ("1", 1))
 
 
 def test_a_code_of_several_structures_does_not_tell_them_apart() -> None:
@@ -25,9 +25,11 @@ def test_a_code_of_several_structures_does_not_tell_them_apart() -> None:
     one = found(("L2", VERTEBRA))
     classes = classes_of([both, one], {})
     assert [segment.name for segment in classes.segments] == ["L1", "L2"]
-    assert matched(both, classes, {}) == ((("0", 1), ("1", 2)), ())
-    assert matched(one, classes, {}) == ((("0", 2),), ("L1",))
-    assert matched(both, classes_of([one], {}), {}) == ((("1", 1),), ())
+    assert matched(both, classes, {}) == (("0", 1), ("1", 2))
+    assert matched(one, classes, {}) == (("0", 2),)
+    assert lacking(classes, [matched(one, classes, {})]) == ("L1",)
+    assert lacking(classes, [matched(one, classes, {}), (("0", 1),)]) == lacking(classes, [()]) == ()
+    assert matched(both, classes_of([one], {}), {}) == (("1", 1),)
 
 
 def test_the_region_belongs_to_the_code() -> None:

@@ -149,7 +149,8 @@ def test_the_worst_comes_first(tmp_path: Path) -> None:
         return {"kind": "kind", "message": message, "spoils": spoils}
 
     def case(name: str, *findings: dict[str, object]) -> dict[str, object]:
-        return {"case": name, "images": [f"/{name}.nrrd"], "segmentation": None, "findings": findings}
+        place = {"found_in": f"/{name}.nrrd", "images": [f"/{name}.nrrd"], "segmentation": None}
+        return {"case": name, **place, "findings": findings}
 
     cases = [case("a"), case("b", finding("odd", False)), case("c", finding("odd", False), finding("bad", True))]
     write_json(tmp_path / "check.json", {"findings": [], "cases": cases})
@@ -157,6 +158,7 @@ def test_the_worst_comes_first(tmp_path: Path) -> None:
     assert [(row.case, row.message) for row in table.rows] == [("c", "bad"), ("b", "odd"), ("c", "odd"), ("a", "")]
     assert (table.cases, table.bad, table.spoiled) == (3, 1, False)
     assert table.rows[0].images == (Path("/c.nrrd"),)
+    assert table.rows[0].found_in == "/c.nrrd"
     write_json(tmp_path / "check.json", {"findings": [finding("teacher", True)], "cases": []}, overwrite=True)
     assert read_check(tmp_path).spoiled
     write_json(tmp_path / "check.json", {"cases": [{}]}, overwrite=True)

@@ -20,7 +20,8 @@ from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.image_io import read_volume, write_volume
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.volume import Volume
-from ReCoKDTrainingLib.case_check import Check, check_cases
+from ReCoKDTrainingLib.case_check import check_cases
+from ReCoKDTrainingLib.checked_case import Check
 from ReCoKDTrainingLib.cli import main
 from ReCoKDTrainingLib.datasets import Dataset, NnunetRawDataset, Split, open_dataset, open_datasets, read_split
 
@@ -146,12 +147,13 @@ def test_a_scene_case_that_lacks_a_segment(two_blobs: TwoBlobs, tmp_path: Path, 
 
     path = save_scene(tmp_path / "three.mrb", build)
     assert main(["--task", "check", "--dataset", str(path), "--output", str(tmp_path / "out")]) == 0
-    assert "warning  three_1: missing class: Not annotated: posterior" in capsys.readouterr().out
     first, *_ = json.loads((tmp_path / "out" / "check.json").read_text())["cases"]
+    name = first["case"]
+    assert f"warning  {name}: missing class: Not annotated: posterior" in capsys.readouterr().out
     assert first["annotated"] == "in part"
     assert list(first["voxels"]) == ["anterior"]
     assert main(["--task", "export", "--dataset", str(path), "--output", str(tmp_path / "raw")]) == 0
-    labels = read_volume(tmp_path / "raw" / "labelsTr" / "three_1.nii.gz").array
+    labels = read_volume(tmp_path / "raw" / "labelsTr" / f"{name}.nii.gz").array
     assert set(np.unique(labels)) == {1, 3}, "background is not known"
 
 
@@ -215,7 +217,9 @@ def test_the_task_prints_writes_and_returns_1(nrrd: Path, tmp_path: Path, capsys
     assert values["spoiled"] is True
     assert [finding["kind"] for finding in values["cases"][0]["findings"]] == ["not numbers"]
     rows = (tmp_path / "out" / "check.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[0].startswith("case,part,annotated,k,j,i,mm_k,mm_j,mm_i,voxels anterior,voxels posterior,errors")
+    assert rows[0].startswith(
+        "case,part,annotated,k,j,i,mm_k,mm_j,mm_i,voxels anterior,voxels posterior,errors,warnings,found in"
+    )
     assert len(rows) == 7
     assert (tmp_path / "out" / "check.png").stat().st_size > 20_000
     assert main(arguments) == 2

@@ -13,7 +13,6 @@ from ReCoKDLib.image_io import write_label_map, write_volume
 from ReCoKDLib.volume import Volume
 from ReCoKDTrainingLib.case_check import check_cases
 from ReCoKDTrainingLib.datasets import NnunetRawDataset, SourceOptions, Split, open_dataset
-from ReCoKDTrainingLib.datasets.file_pairs import files_of
 
 SMALL = Volume(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4), np.eye(4))
 LABELS = SMALL.with_array((SMALL.array > 12).astype(np.uint8))
@@ -32,7 +31,7 @@ def make(folder: Path, *names: str) -> Path:
 def pairs(folder: Path) -> dict[str, tuple[list[str], str | None]]:
     found = {}
     for case in open_dataset(folder).cases:
-        images, label = files_of(case.reader)
+        images, label = case.reader.place.images, case.reader.place.segmentation
         shown = None if label is None else label.relative_to(folder).as_posix()
         found[case.identifier] = ([path.relative_to(folder).as_posix() for path in images], shown)
     return found

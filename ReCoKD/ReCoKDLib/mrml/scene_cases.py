@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..annotation import Annotation
 from ..errors import DatasetError, InputError
 from ..segment_matching import FoundSegment, read_rows
 from ..volume import Volume
+from .annotations import read_annotation
 from .host import ensure_slicer
 from .volumes import volume_from_nodes
-from .voxels import read_labels
 
 PAIRING_COLUMNS = ("scene", "segmentation", "volume")
 
@@ -24,15 +25,17 @@ class SceneCase:
 
     Attributes:
         volumes: Ids of its volume nodes, one for each channel.
-        segmentation: Id of its segmentation node; empty where there is none.
-        segments: Of the segmentation.
+        segmentations: Ids of its segmentation nodes.
+        segments: Of each segmentation.
+        names: What its volumes, then its segmentations are called, which may be a patient's name.
         patient: A hash of the patient that the subject hierarchy names; empty where it names none.
         problem: Why it cannot be used; empty when it can.
     """
 
     volumes: tuple[str, ...]
-    segmentation: str = ""
-    segments: tuple[FoundSegment, ...] = ()
+    segmentations: tuple[str, ...] = ()
+    segments: tuple[tuple[FoundSegment, ...], ...] = ()
+    names: tuple[str, ...] = ()
     patient: str = ""
     problem: str = ""
 
@@ -76,8 +79,9 @@ def find_scene_cases(
 
     A segmentation belongs to the volume that a pairing table names, else to its reference image, else to the volume in
     its study (or folder) of the subject hierarchy, else to the scene's only volume. With several channels the other
-    volumes of the case are those of the same study whose name or modality tells the channel. Volumes in a study
-    without any segmentation are cases that nobody annotated.
+    volumes of the case are those of the same study whose name or modality tells the channel. Segmentations of the same
+    volumes are one case, except those that the table names. Volumes in a study without any segmentation are cases that
+    nobody annotated.
 
     Args:
         scene: A ``vtkMRMLScene``.
@@ -85,16 +89,14 @@ def find_scene_cases(
         pairings: What a pairing table says of this scene.
     """
     found = _Scene(scene)
-    cases, used = [], set()
+    together: dict[tuple[str, ...], SceneCase] = {}
     for node in found.segmentations:
         rows = [row for row in pairings if row.segmentation == node.GetName()]
-        try:
-            volumes, problem = found.case_volumes(node, channels, rows), ""
-        except DatasetError as error:
-            volumes, problem = [], str(error)
-        used |= {volume.GetID() for volume in volumes}
-        ids = tuple(volume.GetID() for volume in volumes)
-        cases.append(SceneCase(ids, node.GetID(), segments_of(node), found.patient(node, *volumes), problem))
+        case = found.annotated_case(node, channels, rows)
+        key = case.segmentations if rows or case.problem else case.volumes
+        together[key] = _merged(together[key], case) if key in together else case
+    cases = list(together.values())
+    used = {volume for case in cases for volume in case.volumes}
     cases += [_table_case(found, row) for row in pairings if not row.segmentation]
     annotated = {found.group(node) for node in found.segmentations} | {
         found.group(volume) for volume in found.volumes if volume.GetID() in used
@@ -105,12 +107,23 @@ def find_scene_cases(
     return tuple(cases)
 
 
+def _merged(case: SceneCase, other: SceneCase) -> SceneCase:
+    """Two cases of the same volumes."""
+    return replace(
+        case,
+        segmentations=(*case.segmentations, *other.segmentations),
+        segments=(*case.segments, *other.segments),
+        names=(*case.names, *other.names[len(case.volumes) :]),
+        patient=case.patient or other.patient,
+    )
+
+
 def _table_case(found: _Scene, row: Pairing) -> SceneCase:
     try:
         volumes = [found.volume_named(name) for name in row.volumes]
     except DatasetError as error:
-        return SceneCase((), problem=str(error))
-    return SceneCase(tuple(volume.GetID() for volume in volumes), patient=found.patient(*volumes))
+        return SceneCase((), names=row.volumes, problem=str(error))
+    return found.case_of(volumes)
 
 
 def segments_of(segmentation_node: Any) -> tuple[FoundSegment, ...]:
@@ -140,16 +153,33 @@ def case_volume(scene: Any, case: SceneCase) -> Volume:
     return volume_from_nodes([scene.GetNodeByID(node_id) for node_id in case.volumes])
 
 
-def case_labels(scene: Any, case: SceneCase, values: Sequence[tuple[str, int]], volume: Volume) -> Volume:
-    """Segments of a case as a label map on the grid of ``volume``; see :func:`.voxels.read_labels`.
+def case_annotation(
+    scene: Any, case: SceneCase, values: Sequence[Sequence[tuple[str, int]]], volume: Volume
+) -> Annotation:
+    """What was annotated in a case, on the grid of ``volume``; see :func:`.annotations.read_annotation`.
+
+    Args:
+        scene: A ``vtkMRMLScene``.
+        case: Of the scene.
+        values: For each segmentation, ids of segments with their values.
+        volume: The case's.
 
     Raises:
-        InputError: The segmentation's data is not there, or it is under a warp.
+        InputError: A segmentation is not there, or under a warp.
     """
-    node = scene.GetNodeByID(case.segmentation)
-    if node is None:
-        raise InputError("The segmentation is not in the scene any more. Open the scene in Slicer and save it again.")
-    return volume.with_array(read_labels(node, values, volume)[None], name="")
+    return read_annotation(list(zip(case_segmentations(scene, case), values, strict=True)), volume)
+
+
+def case_segmentations(scene: Any, case: SceneCase) -> list[Any]:
+    """The segmentation nodes of a case.
+
+    Raises:
+        InputError: One is not there.
+    """
+    nodes = [scene.GetNodeByID(node_id) for node_id in case.segmentations]
+    if None in nodes:
+        raise InputError("A segmentation is not in the scene any more. Open the scene in Slicer and save it again.")
+    return nodes
 
 
 class _Scene:
@@ -190,10 +220,21 @@ class _Scene:
             )
         return found[0]
 
-    def case_volumes(self, segmentation: Any, channels: Sequence[str], rows: Sequence[Pairing]) -> list[Any]:
-        if rows:
-            return [self.volume_named(name) for name in rows[0].volumes]
-        return self.channels(segmentation, channels)
+    def annotated_case(self, segmentation: Any, channels: Sequence[str], rows: Sequence[Pairing]) -> SceneCase:
+        """A segmentation with its volumes: those of the first row that names it, if one does."""
+        segments, name = segments_of(segmentation), segmentation.GetName() or ""
+        try:
+            if rows:
+                volumes = [self.volume_named(volume) for volume in rows[0].volumes]
+            else:
+                volumes = self.channels(segmentation, channels)
+        except DatasetError as error:
+            names = (*(rows[0].volumes if rows else ()), name)
+            patient = self.patient(segmentation)
+            return SceneCase((), (segmentation.GetID(),), (segments,), names, patient, str(error))
+        ids = tuple(volume.GetID() for volume in volumes)
+        patient = self.patient(segmentation, *volumes)
+        return SceneCase(ids, (segmentation.GetID(),), (segments,), (*_names(volumes), name), patient)
 
     def reference_of(self, segmentation: Any) -> Any:
         """The volume that a segmentation was made on, or None."""
@@ -249,17 +290,22 @@ class _Scene:
 
     def unlabelled(self, volumes: Sequence[Any], names: Sequence[str]) -> list[SceneCase]:
         if len(names) < 2:
-            return [SceneCase((volume.GetID(),), patient=self.patient(volume)) for volume in volumes]
+            return [self.case_of([volume]) for volume in volumes]
         cases = []
         for group in dict.fromkeys(self.group(volume) for volume in volumes):
             members = [volume for volume in volumes if self.group(volume) == group]
             try:
                 chosen = [self._channel(name, members) for name in names]
             except DatasetError as error:
-                cases.append(SceneCase((), problem=str(error)))
+                cases.append(SceneCase((), names=_names(members), problem=str(error)))
                 continue
-            cases.append(SceneCase(tuple(v.GetID() for v in chosen), patient=self.patient(*chosen)))
+            cases.append(self.case_of(chosen))
         return cases
+
+    def case_of(self, volumes: Sequence[Any]) -> SceneCase:
+        """One that nobody annotated."""
+        ids = tuple(volume.GetID() for volume in volumes)
+        return SceneCase(ids, names=_names(volumes), patient=self.patient(*volumes))
 
     def patient(self, *nodes: Any) -> str:
         """A hash of the id of the patient above the nodes, as DICOM gave it; of the first that has one."""
@@ -279,13 +325,18 @@ class _Scene:
 
 
 def patient_hash(patient_id: str) -> str:
-    """What stands for a patient in tables and files: the same for the same id, and no way back to it by reading."""
+    """What stands for a patient, or a name that may be one, in tables and files: the same for the same id, and no way
+    back to it by reading."""
     return hashlib.sha256(f"recokd {patient_id.strip()}".encode()).hexdigest()[:12]
 
 
 def _tells(text: str, name: str) -> bool:
     """Whether a name has another one as a word of its own: "case 3 T1" has "T1", "T10" has not."""
     return re.search(rf"(?<![a-z0-9]){re.escape(name.casefold())}(?![a-z0-9])", text.casefold()) is not None
+
+
+def _names(nodes: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(node.GetName() or "" for node in nodes)
 
 
 def _nodes(scene: Any, kind: str) -> list[Any]:

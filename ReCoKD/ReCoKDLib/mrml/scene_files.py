@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..annotation import Annotation
 from ..errors import InputError
 from ..volume import Volume
+from .annotations import read_annotation
 from .host import ensure_slicer
 from .scene_cases import segments_of
-from .voxels import read_labels
 
 SCENE_SUFFIXES = (".mrb", ".mrml")
 
@@ -69,12 +71,12 @@ def _require_archive(path: Path) -> None:
         raise InputError(f"{path} is damaged ({damaged}). Get the file again.")
 
 
-def read_segmentation(path: Path, values: dict[str, int], reference: Volume) -> Volume:
+def read_segmentation(path: Path, values: Sequence[tuple[str, int]], reference: Volume) -> Annotation:
     """A segmentation file as a label map on the reference's grid (nearest neighbour).
 
     Args:
         path: ``.seg.nrrd``.
-        values: Segment ids with their values.
+        values: Segment ids with their values. Where segments overlap, the later one wins.
         reference: Where to.
 
     Raises:
@@ -88,7 +90,7 @@ def read_segmentation(path: Path, values: dict[str, int], reference: Volume) -> 
     storage.SetFileName(str(path))
     if not path.is_file() or not storage.ReadData(node):
         raise InputError(f"{path} could not be read as a segmentation. Get the file again.")
-    lacking = sorted(set(values) - {segment.key for segment in segments_of(node)})
+    lacking = sorted({key for key, _ in values} - {segment.key for segment in segments_of(node)})
     if lacking:
         raise InputError(f"{path} has no segment {lacking[0]!r}. Get the file again.")
-    return reference.with_array(read_labels(node, list(values.items()), reference)[None], name="")
+    return read_annotation([(node, values)], reference)

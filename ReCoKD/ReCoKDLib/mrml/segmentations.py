@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,32 @@ def write_segmentation(labels: Volume, label_set: LabelSet, path: Path, overwrit
         OutputError: Another suffix, the file exists and ``overwrite`` is False, or it cannot be written.
         MissingDependencyError: Neither Slicer nor slicer-core is here.
     """
+    with _new_file(labels, path, overwrite) as (slicer, segmentation):
+        _set_segments(slicer, segmentation, labels, label_set, labels.ijk_to_ras)
+
+
+def write_segments(segments: Sequence[tuple[Segment, Any]], reference: Volume, path: Path) -> None:
+    """Write segments that may overlap as Slicer's segmentation file; see :func:`write_segmentation`.
+
+    Args:
+        segments: In their order, each with its ``vtkOrientedImageData`` in the world, where 1 is the segment; None for
+            one without voxels.
+        reference: The grid.
+        path: A file ending in ``.seg.nrrd``.
+
+    Raises:
+        OutputError: Another suffix, the file exists, or it cannot be written.
+        MissingDependencyError: Neither Slicer nor slicer-core is here.
+    """
+    with _new_file(reference, path) as (slicer, segmentation):
+        for segment, image in segments:
+            _set_segment(slicer, segmentation, segment, image, 1)
+        segmentation.CollapseBinaryLabelmaps(False)  # segments that do not overlap share a layer
+
+
+@contextmanager
+def _new_file(reference: Volume, path: Path, overwrite: bool = False) -> Iterator[tuple[Any, Any]]:
+    """The ``slicer`` package and an empty segmentation, which is written at the end."""
     if full_suffix(path).lower() != SEGMENTATION_SUFFIX:
         raise OutputError(f"{path} cannot be written as a segmentation. Give it a name that ends in .seg.nrrd.")
     slicer = ensure_slicer()
@@ -141,10 +169,10 @@ def write_segmentation(labels: Volume, label_set: LabelSet, path: Path, overwrit
     segmentation.SetConversionParameter(
         slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(),
         slicer.vtkSegmentationConverter.SerializeImageGeometry(
-            oriented_image(np.zeros(labels.shape, np.uint8), labels.ijk_to_ras)
+            oriented_image(np.zeros(reference.shape, np.uint8), reference.ijk_to_ras)
         ),
     )
-    _set_segments(slicer, segmentation, labels, label_set, labels.ijk_to_ras)
+    yield slicer, segmentation
     with atomic_file(path, overwrite) as temporary:
         storage.SetFileName(str(temporary))
         if not storage.WriteData(node) or temporary.stat().st_size == 0:

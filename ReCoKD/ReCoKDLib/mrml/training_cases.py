@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from ..files import atomic_folder
 from ..handover import check_geometry
 from ..image_io import write_volume
 from ..segment_matching import classes_of, matched
+from .annotations import write_annotation
 from .host import ensure_slicer
-from .scene_cases import SceneCase, case_labels, case_volume, find_scene_cases, read_pairings
-from .segmentations import SEGMENTATION_SUFFIX, write_segmentation
+from .scene_cases import SceneCase, case_segmentations, case_volume, find_scene_cases, read_pairings
+from .segmentations import SEGMENTATION_SUFFIX
 from .views import nodes_of_class, show_volume
 
 _ENDING = ".nrrd"  # keeps any grid
@@ -43,19 +44,19 @@ def training_cases(channels: Sequence[str] = (), pairing: Path | None = None) ->
         pairing: CSV table of segmentations and volumes.
     """
     scene = ensure_slicer().mrmlScene
-    found = []
-    for case in find_scene_cases(scene, channels, read_pairings(pairing) if pairing is not None else ()):
-        nodes = [scene.GetNodeByID(node_id) for node_id in (*case.volumes, case.segmentation) if node_id]
-        names = [node.GetName() or "" for node in nodes]
-        found.append(TrainingCase(case, " + ".join(names) or case.problem, names[0] if names else ""))
-    return tuple(found)
+    cases = find_scene_cases(scene, channels, read_pairings(pairing) if pairing is not None else ())
+    return tuple(
+        TrainingCase(case, " + ".join(case.names) or case.problem, case.names[0] if case.names else "")
+        for case in cases
+    )
 
 
 def export_cases(cases: Sequence[SceneCase], folder: Path) -> Mapping[str, SceneCase]:
     """Write cases of the open scene as images and segmentations that training reads.
 
     The files hold voxels, geometry and segments; their names are numbers, as those in the scene may be a patient's.
-    Parent transforms are applied, and segmentations are brought to the grids of their volumes.
+    Parent transforms are applied, and segmentations are brought to the lattices of their volumes. Segments that overlap
+    or reach out of the volume do so in the files too, as a check looks for that.
 
     Args:
         cases: At least one.
@@ -72,7 +73,7 @@ def export_cases(cases: Sequence[SceneCase], folder: Path) -> Mapping[str, Scene
     if not cases:
         raise DatasetError("No case was chosen. Tick at least one case of the scene.")
     scene = ensure_slicer().mrmlScene
-    label_set = classes_of([case.segments for case in cases], {})
+    label_set = classes_of([segments for case in cases for segments in case.segments], {})
     digits = max(3, len(str(len(cases))))
     names = {f"case_{number:0{digits}d}": case for number, case in enumerate(cases, 1)}
     with atomic_folder(folder) as temporary:
@@ -84,14 +85,11 @@ def export_cases(cases: Sequence[SceneCase], folder: Path) -> Mapping[str, Scene
                 path = temporary / f"{name}_{channel:04d}{_ENDING}"
                 write_volume(volume.with_array(volume.array[channel : channel + 1]), path)
             check_geometry(volume.with_array(volume.array[:1]), temporary / f"{name}_0000{_ENDING}", _ENDING)
-            values, missing = matched(case.segments, label_set, {})
-            if values:
-                # A class that is not in the file is one that nobody annotated.
-                known = replace(
-                    label_set, segments=tuple(each for each in label_set.segments if each.name not in missing)
-                )
-                labels = case_labels(scene, case, values, volume)
-                write_segmentation(labels, known, temporary / f"{name}{SEGMENTATION_SUFFIX}")
+            # A class that is not in the file is one that nobody annotated.
+            values = [matched(segments, label_set, {}) for segments in case.segments]
+            if any(values):
+                segmentations = zip(case_segmentations(scene, case), values, strict=True)
+                write_annotation(list(segmentations), label_set, volume, temporary / f"{name}{SEGMENTATION_SUFFIX}")
     return names
 
 
@@ -106,7 +104,7 @@ def show_scene_case(case: SceneCase) -> None:
     if not nodes or None in nodes:
         raise DatasetError("The case is not in the scene any more, or has no volume.")
     show_volume(nodes[0])
-    _show_only(scene.GetNodeByID(case.segmentation) if case.segmentation else None)
+    _show_only(*case_segmentations(scene, case))
 
 
 def show_files(images: Sequence[Path], segmentation: Path | None) -> None:
@@ -126,14 +124,14 @@ def show_files(images: Sequence[Path], segmentation: Path | None) -> None:
     except RuntimeError as error:
         raise DatasetError(f"The case could not be loaded ({error}).") from error
     show_volume(nodes[0])
-    _show_only(drawn)
+    _show_only(*(() if drawn is None else (drawn,)))
 
 
-def _show_only(segmentation_node: Any) -> None:
+def _show_only(*segmentation_nodes: Any) -> None:
     for node in nodes_of_class("vtkMRMLSegmentationNode"):
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
-        node.SetDisplayVisibility(node is segmentation_node)
+        node.SetDisplayVisibility(node in segmentation_nodes)
 
 
 def _loaded(path: Path, kind: str) -> Any:

@@ -7,7 +7,7 @@ costs the voxels that it changes and not those of the whole volume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -52,33 +52,63 @@ def read_labels(
     Raises:
         InputError: The segmentation is under a transform that is not linear.
     """
+    world = world_from_node(segmentation_node)
+    result = np.zeros(reference.shape, np.uint16 if _highest(values) > 255 else np.uint8)
+    for image, table in layers(segmentation_node, values):
+        block, found = read_layer(image, table, world, reference)
+        np.copyto(result[block], found, where=found > 0)
+    return result
+
+
+def _highest(values: Sequence[tuple[str, int]]) -> int:
+    return max((value for _, value in values), default=0)
+
+
+def layers(segmentation_node: Any, values: Sequence[tuple[str, int]]) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+    """The images of segments, in the order of the segments, with a table from their numbers to the values asked for.
+
+    Segments of one image cannot overlap, so neighbours of one image come at once; segments without voxels do not come.
+
+    Args:
+        segmentation_node: ``vtkMRMLSegmentationNode``.
+        values: Segment ids with their values.
+    """
     slicer = ensure_slicer()
     segmentation = segmentation_node.GetSegmentation()
-    world = world_from_node(segmentation_node)
     # Where surfaces are the source, as after loading an RT structure set, voxels are made from them here.
     segmentation.CreateRepresentation(slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName())
-    result = np.zeros(reference.shape, np.uint16 if max((value for _, value in values), default=0) > 255 else np.uint8)
-    layers = [(labelmap_of(segmentation, segment_id), segment_id, value) for segment_id, value in values]
-    # Segments of one layer cannot overlap, so neighbours of one layer are read at once.
-    for _, group in groupby(layers, key=lambda entry: id(entry[0])):
+    found = [(labelmap_of(segmentation, segment_id), segment_id, value) for segment_id, value in values]
+    for _, group in groupby(found, key=lambda entry: id(entry[0])):
         entries = list(group)
         image = entries[0][0]
         if image is None or image.IsEmpty():
             continue
-        array = image_array(image)
-        table = np.zeros(int(array.max(initial=0)) + 1, result.dtype)
+        table = np.zeros(int(image_array(image).max(initial=0)) + 1, np.uint16 if _highest(values) > 255 else np.uint8)
         for _, segment_id, value in entries:
             own = segmentation.GetSegment(segment_id).GetLabelValue()
             if own < len(table):
                 table[own] = value
-        there, here = _overlap(image, world, reference)
-        if there is None:
-            found = table[_resampled(slicer, image, world, reference)]
-            np.copyto(result, found, where=found > 0)
-        elif here is not None:
-            found = table[array[there]]
-            np.copyto(result[here], found, where=found > 0)
-    return result
+        yield image, table
+
+
+def read_layer(image: Any, table: npt.NDArray[Any], world: Matrix, reference: Volume) -> tuple[Any, npt.NDArray[Any]]:
+    """An image of segments on a volume's grid (nearest neighbour).
+
+    Args:
+        image: ``vtkOrientedImageData``.
+        table: From its numbers to those wanted.
+        world: From the segmentation's coordinates to the world.
+        reference: A volume in world coordinates.
+
+    Returns:
+        The block (k, j, i) of the volume's grid that it may have voxels in, and the numbers there.
+    """
+    there, here = _overlap(image, world, reference)
+    if there is None:
+        return ..., table[_resampled(ensure_slicer(), image, world, reference)]
+    if here is None:
+        return (slice(0, 0),) * 3, np.zeros((0, 0, 0), table.dtype)
+    return here, table[image_array(image)[there]]
 
 
 def change_segments(
@@ -164,6 +194,17 @@ def _first(image: Any) -> tuple[int, int, int]:
     return int(extent[4]), int(extent[2]), int(extent[0])
 
 
+def image_place(image: Any) -> Matrix:
+    """From indices (i, j, k) of :func:`image_array` to the segmentation's coordinates."""
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    place = numpy_matrix(matrix)
+    place[:3, 3] += place[:3, :3] @ _first(image)[::-1]
+    return place
+
+
 def _image_from_grid(image: Any, place: Matrix) -> Matrix:
     """From indices (i, j, k) of a grid to those of an image's lattice; ``place`` is the grid in the image's world."""
     import vtk
@@ -212,9 +253,7 @@ def _resampled(slicer: Any, image: Any, world: Matrix, reference: Volume) -> npt
     return image_array(on_grid)
 
 
-def _on_lattice(
-    image: Any, mask: Mask, place: Matrix, first: tuple[int, int, int]
-) -> tuple[Mask, tuple[int, int, int]]:
+def on_lattice(image: Any, mask: Mask, place: Matrix, first: tuple[int, int, int]) -> tuple[Mask, tuple[int, int, int]]:
     """A mask of a grid as one of the image's lattice, cut to what is set, and the index of its first voxel there."""
     offset = _offset(image, place, [start + count - 1 for start, count in zip(first, mask.shape, strict=True)])
     if offset is None:
@@ -251,7 +290,7 @@ def _remove(segmentation: Any, segment_id: str, mask: Mask, place: Matrix, first
     image = labelmap_of(segmentation, segment_id)
     if image is None or image.IsEmpty():
         return
-    cut, start = _on_lattice(image, mask, place, first)
+    cut, start = on_lattice(image, mask, place, first)
     block, inner = _common(image, cut.shape, start)
     if block is None:
         return
@@ -287,7 +326,7 @@ def _add(
     if image.IsEmpty():
         # Slicer gives segments without voxels an image of any grid.
         image.SetGeometryFromImageToWorldMatrix(vtk_matrix(_lattice(slicer, segmentation, place)))
-    cut, start = _on_lattice(image, mask, place, first)
+    cut, start = on_lattice(image, mask, place, first)
     if not cut.size:
         return  # finer than the segmentation's own voxels
     value = segment.GetLabelValue()

@@ -244,7 +244,7 @@ class TrainCasesSection(Section):
             cells = (self._name(row), severity, row.message or _("Nothing is wrong"))
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)
+                item.setToolTip(row.found_in if column == 0 and row.found_in and not self.in_scene else text)
                 if column == 1:
                     item.setIcon(self.panel.icon(icon))
                 table.setItem(number, column, item)
@@ -292,7 +292,7 @@ class TrainCasesSection(Section):
 
 
 def _key(case: SceneCase) -> str:
-    return " ".join((*case.volumes, case.segmentation))
+    return " ".join((*case.volumes, *case.segmentations))
 
 
 def _severity(row: CheckRow) -> tuple[str, str]:

@@ -6,8 +6,9 @@ cases and says how to read them; :func:`open_datasets` tells the sources apart a
 
 from __future__ import annotations
 
-from .case import Case, load_case
+from .case import Case
 from .dataset import Dataset, Task
+from .loading import load_case
 from .nnunet_raw import NnunetRawDataset
 from .opening import open_dataset, open_datasets
 from .options import SourceOptions

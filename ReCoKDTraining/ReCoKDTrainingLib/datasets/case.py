@@ -1,16 +1,17 @@
-"""One training case, wherever it comes from, and what can be wrong with it."""
+"""One training case, wherever it comes from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ReCoKDLib.annotation import Annotation
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.files import sha256
 from ReCoKDLib.image_io import read_volume
@@ -21,6 +22,25 @@ from ReCoKDLib.volume import Volume, stack_channels
 from ..class_matching import Relabelling
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a person finds a case again. Names in it may be a patient's: it is for that person only, not for logs.
+
+    Attributes:
+        images: Its image files, one for each channel, where it has files of its own.
+        segmentation: The file of its annotation, where it has one of its own.
+        inside: The folder or scene that it is a part of, and what it is called there.
+    """
+
+    images: tuple[Path, ...] = ()
+    segmentation: Path | None = None
+    inside: str = ""
+
+    def __str__(self) -> str:
+        files = (*self.images, *(() if self.segmentation is None else (self.segmentation,)))
+        return self.inside or ", ".join(map(str, files))
+
+
 class CaseReader(Protocol):
     """How to get at a case's voxels. Readers are small values that can be sent to another process."""
 
@@ -28,11 +48,19 @@ class CaseReader(Protocol):
     def labelled(self) -> bool:
         """Whether somebody annotated it, in whole or in part."""
 
+    @property
+    def place(self) -> Place:
+        """Where a person finds it again."""
+
     def volume(self) -> Volume:
         """All channels as one volume."""
 
-    def labels(self, volume: Volume) -> Volume | None:
-        """The label map of the image ``volume``, or None. Its values are those of the case's label set."""
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
+        """What was annotated in the image ``volume``, or None; in the values of the case's label set.
+
+        Segments that can overlap are read only where their values are wanted (None: all), so that none takes voxels
+        from another one and is then not learned.
+        """
 
     def content(self) -> str:
         """A checksum that changes when image or labels do."""
@@ -66,9 +94,14 @@ class FileReader:
                 raise DatasetError(f"The channel {path.name} is missing. Add the file.")
         return stack_channels([read_volume(path) for path in self.images])
 
-    def labels(self, volume: Volume) -> Volume | None:
+    @property
+    def place(self) -> Place:
+        """Its files."""
+        return Place(self.images, self.label)
+
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """The label map as it is in the file."""
-        return None if self.label is None else read_volume(self.label)
+        return None if self.label is None else Annotation(read_volume(self.label))
 
     def content(self) -> str:
         """Over the files' contents."""
@@ -82,16 +115,18 @@ class BrokenReader:
     Attributes:
         problem: What is wrong and what to do.
         labelled: Whether it was meant to be annotated.
+        place: Where a person finds it.
     """
 
     problem: str
     labelled: bool = True
+    place: Place = field(default_factory=Place)
 
     def volume(self) -> Volume:
         """Raises the problem."""
         raise DatasetError(self.problem)
 
-    def labels(self, volume: Volume) -> Volume | None:
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """Raises the problem."""
         raise DatasetError(self.problem)
 
@@ -124,7 +159,8 @@ class Case:
     """One case.
 
     Attributes:
-        identifier: Its name, unlike any other of its dataset and fit for a file name.
+        identifier: Its name, unlike any other of its dataset and fit for a file name; no patient's name unless somebody
+            called a file so.
         reader: Where its voxels are.
         label_set: What the values of its label map mean.
         relabelling: Other numbers for them; None takes them as they are.
@@ -157,9 +193,15 @@ class Case:
         """All channels as one volume."""
         return self.reader.volume()
 
+    def annotation(self, volume: Volume) -> Annotation | None:
+        """What was annotated as it is in the source, or None; ``volume`` is the case's image."""
+        wanted = None if self.relabelling is None else {value for value, _ in self.relabelling.values}
+        return self.reader.annotation(volume, wanted)
+
     def labels(self, volume: Volume) -> Volume | None:
         """The label map as it is in the source, or None; ``volume`` is the case's image."""
-        return self.reader.labels(volume)
+        annotation = self.annotation(volume)
+        return None if annotation is None else annotation.labels
 
     def content(self) -> str:
         """A checksum that changes when image or labels do."""
@@ -172,80 +214,3 @@ class Case:
             known = self.relabelling
             content += [known.source.to_dataset_json(), known.values, known.background, known.background_is_unknown]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a case.
-
-    Attributes:
-        kind: One or two words, the same for all problems of a kind.
-        message: What is wrong and what to do, with the case's name.
-    """
-
-    kind: str
-    message: str
-
-
-def image_problems(case: Case, volume: Volume, channels: int) -> list[Problem]:
-    """What makes an image unfit."""
-    found = []
-    if volume.channels != channels:
-        message = f"The case {case.identifier} has {volume.channels} channels, the dataset {channels}."
-        found.append(Problem("channels", message))
-    if not np.isfinite(volume.array).all():
-        message = f"The image of the case {case.identifier} holds voxels that are not numbers (NaN or Inf)."
-        found.append(Problem("not numbers", message))
-    return found
-
-
-def label_problems(case: Case, volume: Volume, labels: Volume, label_set: LabelSet) -> list[Problem]:
-    """What makes a label map unfit; ``label_set`` is the dataset's."""
-    found = []
-    if not volume.same_grid(labels):
-        message = (
-            f"Image and label of the case {case.identifier} lie on different grids: {volume.shape} voxels of "
-            f"{_millimetres(volume.spacing)} mm against {labels.shape} of {_millimetres(labels.spacing)} mm, or "
-            "another origin or direction. Resample the label to the image."
-        )
-        found.append(Problem("different grids", message))
-    # Not as integers: 0.5 is no background.
-    source = label_set if case.relabelling is None else case.relabelling.source
-    unknown = sorted(set(np.unique(labels.array).tolist()) - source.training_values)
-    if unknown:
-        shown = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-        message = (
-            f"The label of the case {case.identifier} holds the values [{shown}], which dataset.json does not name. "
-            "Name them in dataset.json or correct the label map."
-        )
-        found.append(Problem("unknown values", message))
-    return found
-
-
-def load_case(case: Case, label_set: LabelSet, channels: int) -> tuple[Volume, Volume | None]:
-    """Read a case and check that image and label belong together.
-
-    Returns:
-        Image and label map in the numbering of ``label_set``; None where nobody annotated the case.
-
-    Raises:
-        DatasetError: Different grids, values that the label set does not name, or voxels that are not numbers.
-        InputError: It cannot be read.
-    """
-    volume = case.volume()
-    labels = case.labels(volume)
-    found = image_problems(case, volume, channels)
-    if labels is not None:
-        found += label_problems(case, volume, labels, label_set)
-    if found:
-        raise DatasetError(found[0].message)
-    return volume, None if labels is None else relabelled(case, labels)
-
-
-def relabelled(case: Case, labels: Volume) -> Volume:
-    """A case's label map, which has no unknown values, in the numbers that are learned."""
-    return labels if case.relabelling is None else labels.with_array(case.relabelling.apply(labels.array))
-
-
-def _millimetres(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{n:.3g}" for n in spacing)

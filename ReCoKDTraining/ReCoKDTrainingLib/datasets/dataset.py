@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.segment_matching import Synonyms
 
 from ..class_matching import Relabelling, relabelling
 from .case import Case
@@ -38,6 +39,7 @@ class Dataset:
         cases: All cases in a fixed order.
         description: What else is known of it, such as ``licence`` and ``reference``.
         left_out: Identifiers of cases that it had and that are not used.
+        synonyms: Other names of its classes, as models may call them.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Dataset:
         cases: Sequence[Case],
         description: Mapping[str, Any] | None = None,
         left_out: Collection[str] = (),
+        synonyms: Synonyms | None = None,
     ) -> None:
         self.name = name
         self.channel_names = tuple(channel_names)
@@ -55,6 +58,7 @@ class Dataset:
         self.cases = tuple(cases)
         self.description: Mapping[str, Any] = description or {}
         self.left_out = frozenset(left_out)
+        self.synonyms: Synonyms = synonyms or {}
 
     def with_labels(self, label_set: LabelSet) -> Dataset:
         """The same cases with other classes, found by name or code among those of each case; the rest is background.
@@ -67,12 +71,15 @@ class Dataset:
         for case in self.cases:
             key = (id(case.label_set), case.missing)
             if key not in known:
-                known[key] = relabelling(case.label_set, label_set, case.missing)
+                known[key] = relabelling(case.label_set, label_set, case.missing, self.synonyms)
             cases.append(replace(case, relabelling=known[key]))
-        return Dataset(self.name, self.channel_names, label_set, cases, self.description, self.left_out)
+        return self._with(label_set, cases, self.left_out)
 
     def without(self, identifiers: Sequence[str]) -> Dataset:
         """The same without some cases."""
         left_out = self.left_out | set(identifiers)
         kept = [case for case in self.cases if case.identifier not in left_out]
-        return Dataset(self.name, self.channel_names, self.label_set, kept, self.description, left_out)
+        return self._with(self.label_set, kept, left_out)
+
+    def _with(self, label_set: LabelSet, cases: Sequence[Case], left_out: Collection[str]) -> Dataset:
+        return Dataset(self.name, self.channel_names, label_set, cases, self.description, left_out, self.synonyms)

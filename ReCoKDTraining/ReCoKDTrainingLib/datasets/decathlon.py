@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ReCoKDLib.annotation import Annotation
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.files import full_suffix
 from ReCoKDLib.image_io import read_channels, read_volume
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.segment_matching import read_synonyms, renamed
 from ReCoKDLib.terminology import with_terminology
 from ReCoKDLib.volume import Volume
 
-from .case import Case, files_checksum
+from .case import Case, Place, files_checksum
 from .dataset import Dataset
 from .nnunet_raw import channel_names, read_description
+from .options import SourceOptions
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,14 @@ class DecathlonReader:
         """All channels as one volume."""
         return read_channels(self.image)
 
-    def labels(self, volume: Volume) -> Volume | None:
+    @property
+    def place(self) -> Place:
+        """Its files."""
+        return Place((self.image,), self.label)
+
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """The label map as it is in the file."""
-        return read_volume(self.label)
+        return Annotation(read_volume(self.label))
 
     def content(self) -> str:
         """Over both files' contents."""
@@ -66,7 +74,7 @@ class DecathlonDataset(Dataset):
         DatasetError: ``dataset.json`` is not the Decathlon's, or lists no cases.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: SourceOptions | None = None) -> None:
         self.folder = Path(folder)
         path = self.folder / "dataset.json"
         description = read_description(path)
@@ -75,7 +83,9 @@ class DecathlonDataset(Dataset):
         names = {str(name): int(value) for value, name in description["labels"].items()}
         background = next((name for name, value in names.items() if value == 0), None)
         labels = {"background": 0} | {name: value for name, value in names.items() if name != background}
-        label_set = with_terminology(LabelSet.from_dataset_json({"labels": labels}), self.folder.resolve().name)
+        synonyms = read_synonyms(options.synonyms if options else None)
+        label_set = renamed(LabelSet.from_dataset_json({"labels": labels}), synonyms)
+        label_set = with_terminology(label_set, self.folder.resolve().name)
         cases = [self._case(entry, label_set, path) for entry in description["training"]]
         if not cases:
             raise DatasetError(f"{path} lists no cases under 'training'. Add them.")
@@ -85,6 +95,7 @@ class DecathlonDataset(Dataset):
             label_set,
             sorted(cases, key=lambda case: case.identifier),
             {"licence": "", "reference": "", **description},
+            synonyms=synonyms,
         )
 
     def _case(self, entry: Any, label_set: LabelSet, path: Path) -> Case:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ReCoKDLib.annotation import Annotation, AnnotationBuilder
 from ReCoKDLib.dicom_seg import is_dicom, require_highdicom
 from ReCoKDLib.errors import DatasetError, InputError
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.mrml.scene_cases import patient_hash
-from ReCoKDLib.segment_matching import FoundSegment, classes_of, matched, read_synonyms
+from ReCoKDLib.segment_matching import FoundSegment, classes_of, lacking, matched, read_synonyms
 from ReCoKDLib.volume import Volume, stack_channels
 
-from .case import BrokenReader, Case, CaseReader, files_checksum
+from .case import BrokenReader, Case, CaseReader, Place, files_checksum
 from .dataset import Dataset
 from .options import SourceOptions
 
@@ -71,15 +72,21 @@ class DicomReader:
                 told = told.replace(f"in {series.folder}", "of the case").replace(str(series.folder), "of the case")
             raise InputError(told) from None
 
-    def labels(self, volume: Volume) -> Volume | None:
+    @property
+    def place(self) -> Place:
+        """The folders and files of its series and segmentations."""
+        return Place(inside=", ".join(map(str, (*(series.folder for series in self.series), *self.segmentations))))
+
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """The segments that are classes, on the volume's grid (nearest neighbour); later ones win."""
         if not self.labelled:
             return None
-        result = np.zeros(volume.shape, np.uint16)
+        builder = AnnotationBuilder(volume, max(value for values in self.values for _, value in values))
         for path, values in zip(self.segmentations, self.values, strict=True):
-            for mask, value in _masks(path, values, volume):
-                result[mask] = value
-        return volume.with_array(result[None])
+            for segment, value in _masks(path, [(k, v) for k, v in values if wanted is None or v in wanted]):
+                builder.put(value * nearest(segment, volume).astype(np.uint16))
+                builder.compare(value * segment.array[0].astype(np.uint16), segment.ijk_to_ras)
+        return builder.annotation()
 
     def content(self) -> str:
         """Over the files' contents."""
@@ -121,23 +128,20 @@ class DicomDataset(Dataset):
             identifier = f"series_{patient_hash(uids[0])}"
             patient = str(first.get("PatientID", "") or "")
             files = tuple(path for uid in uids for path in found.segmentations.get(uid, ()))
-            matches = [matched(found.segments[path], label_set, synonyms) for path in files]
-            present = {value for values, _ in matches for _, value in values}
-            missing = tuple(s.name for s in label_set.segments if s.value not in present) if present else ()
+            values = tuple(matched(found.segments[path], label_set, synonyms) for path in files)
             series = tuple(_series(uid, found.series[uid]) for uid in uids)
-            reader: CaseReader = DicomReader(series, files, tuple(values for values, _ in matches))
+            reader: CaseReader = DicomReader(series, files, values)
             if problem:
-                reader = BrokenReader(problem, bool(files))
+                reader = BrokenReader(problem, bool(files), reader.place)
             elif any(len({path.parent for path in found.series[uid]}) > 1 for uid in uids):
-                reader = BrokenReader(
-                    "Its slices lie in several folders. Put each series into one folder.", bool(files)
-                )
+                problem = "Its slices lie in several folders. Put each series into one folder."
+                reader = BrokenReader(problem, bool(files), reader.place)
             cases.append(
                 Case(
                     identifier,
                     reader,
                     label_set,
-                    missing=missing,
+                    missing=lacking(label_set, values),
                     patient=patient_hash(patient) if patient else "",
                 )
             )
@@ -145,7 +149,8 @@ class DicomDataset(Dataset):
         names = options.channels or (CHANNEL_NAMES.get(modality, ""),)
         names = tuple(CHANNEL_NAMES.get(name.upper(), name) for name in names)
         # Folders may be named after patients; the name goes into the model and its report.
-        super().__init__("dicom", names, label_set, sorted(cases, key=lambda case: case.identifier))
+        in_order = sorted(cases, key=lambda case: case.identifier)
+        super().__init__("dicom", names, label_set, in_order, synonyms=synonyms)
 
 
 def has_dicom(folder: Path) -> bool:
@@ -225,10 +230,8 @@ def _channels(found: _Found, names: tuple[str, ...]) -> list[tuple[tuple[str, ..
     return cases
 
 
-def _masks(
-    path: Path, values: tuple[tuple[str, int], ...], reference: Volume
-) -> Iterator[tuple[npt.NDArray[np.bool_], int]]:
-    """Segments of a SEG object on the reference's grid, with their values; one at a time, as each is a whole volume.
+def _masks(path: Path, values: Sequence[tuple[str, int]]) -> Iterator[tuple[Volume, int]]:
+    """Segments of a SEG object on its own grid, with their values; one at a time, as each is a whole volume.
 
     Of fractional segments what is at least half occupied or probable.
     """
@@ -243,25 +246,9 @@ def _masks(
             # highdicom's axes (slice, row, column) are (k, j, i); its affine leads from them to LPS mm.
             lps = np.asarray(volume.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
             mask = (np.asarray(volume.array)[None, ..., 0] >= 0.5).astype(np.uint8)
-            segment = Volume(mask, _LPS_TO_RAS @ lps)
-            if _share_outside(segment, reference) > 0.5:
-                raise DatasetError(
-                    f"Most of the segment {key} of {path.name} lies outside of its image. Segment on this series."
-                )
-            yield nearest(segment, reference) > 0, value
+            yield Volume(mask, _LPS_TO_RAS @ lps), value
     except (OSError, ValueError, AttributeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{path.name} could not be read as a DICOM SEG ({error}). Get the file again.") from error
-
-
-def _share_outside(labels: Volume, reference: Volume) -> float:
-    """Which part of a mask's voxels has its centre outside of another volume."""
-    kji = np.argwhere(labels.array[0] > 0)
-    if not len(kji):
-        return 0.0
-    way = np.linalg.inv(reference.ijk_to_ras) @ labels.ijk_to_ras
-    there = (kji[:, ::-1] @ way[:3, :3].T + way[:3, 3])[:, ::-1]
-    inside = ((there >= -0.5) & (there <= np.array(reference.shape) - 0.5)).all(1)
-    return 1.0 - float(inside.mean())
+        raise InputError(f"A DICOM SEG could not be read ({error}). Get the file again.") from error
 
 
 def nearest(labels: Volume, reference: Volume) -> npt.NDArray[Any]:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ReCoKDLib.annotation import Annotation
 from ReCoKDLib.batch.cases import IMAGE_SUFFIXES
 from ReCoKDLib.errors import DatasetError, InputError
 from ReCoKDLib.files import full_suffix
 from ReCoKDLib.image_io import read_header, read_volume
 from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.segment_matching import FoundSegment, Synonyms, classes_of, matched, read_synonyms
+from ReCoKDLib.segment_matching import FoundSegment, Synonyms, classes_of, lacking, matched, read_synonyms, renamed
 from ReCoKDLib.terminology import with_terminology
 from ReCoKDLib.volume import Volume, stack_channels
 
-from .case import BrokenReader, Case, CaseReader, FileReader, files_checksum
+from ..class_matching import relabelling
+from .case import BrokenReader, Case, CaseReader, FileReader, Place, files_checksum
 from .dataset import Dataset
 from .file_names import SEGMENTATIONS, CaseFiles, is_segmentation, paired_by_habit, paired_by_rule
 from .nnunet_raw import read_description
 from .options import SourceOptions, channels_asked_for
+
+# More classes than any atlas of label maps in use; images have thousands of values.
+_MOST_UNNAMED = 256
 
 WHAT_TO_GIVE = (
     "Give a folder with a dataset.json (nnU-Net, Decathlon), scenes (.mrb, .mrml), images and segmentations, or DICOM."
@@ -52,11 +58,19 @@ class SegmentationReader:
         """All channels as one volume."""
         return stack_channels([read_volume(path) for path in self.images])
 
-    def labels(self, volume: Volume) -> Volume | None:
+    @property
+    def place(self) -> Place:
+        """Its files."""
+        return Place(self.images, self.segmentation)
+
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """The segments that are classes, on the image's grid."""
         from ReCoKDLib.mrml.scene_files import read_segmentation
 
-        return read_segmentation(self.segmentation, dict(self.values), volume) if self.values else None
+        if not self.values:
+            return None
+        values = [(key, value) for key, value in self.values if wanted is None or value in wanted]
+        return read_segmentation(self.segmentation, values, volume)
 
     def content(self) -> str:
         """Over the files' contents."""
@@ -70,10 +84,10 @@ class FilePairsDataset(Dataset):
     ...) beside it, or ``X.nii.gz`` in a folder ``labels`` (``masks``, ``labelsTr``) beside ``images``,
     or the only one beside the only image of a folder; any other is a case that cannot be read. The classes are
     the segments' or, of label maps, those that ``labels`` of a ``dataset.json`` in the folder names; values without a
-    name are called ``label 1``, ``label 2``.
+    name are called ``label 1``, ``label 255``. Values in files may have gaps; those that are learned have none.
 
     Raises:
-        DatasetError: No image is found, or a rule is none.
+        DatasetError: No image is found, a rule is none, or label maps hold too many values without names.
     """
 
     def __init__(self, folder: Path, options: SourceOptions | None = None) -> None:
@@ -86,12 +100,16 @@ class FilePairsDataset(Dataset):
             raise DatasetError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){more}")
         synonyms = read_synonyms(options.synonyms)
         segments = {files.label: _segments(files.label) for files in found.values() if is_segmentation(files.label)}
-        label_set = self._label_set(found, segments, synonyms)
+        label_set = renamed(self._label_set(found, segments, synonyms), synonyms)
+        label_set = with_terminology(label_set, self.folder.resolve().name)
         named = (self.folder / "dataset.json").is_file()
         cases = [self._case(name, files, segments, label_set, synonyms, named) for name, files in sorted(found.items())]
         count = max((len(files.images) for files in found.values() if not files.problem), default=0)
         name = self.folder.resolve().name
-        super().__init__(name, channels_asked_for(options, count), label_set, cases)
+        learned = _without_gaps(label_set)
+        if learned != label_set:
+            cases = [replace(case, relabelling=relabelling(label_set, learned, case.missing)) for case in cases]
+        super().__init__(name, channels_asked_for(options, count), learned, cases, synonyms=synonyms)
 
     def _found(self, options: SourceOptions) -> dict[str, CaseFiles]:
         files = [
@@ -113,22 +131,22 @@ class FilePairsDataset(Dataset):
         segments: Mapping[Path | None, tuple[FoundSegment, ...] | None],
         synonyms: Synonyms,
     ) -> LabelSet:
-        named = None
         if (self.folder / "dataset.json").is_file():
-            named = LabelSet.from_dataset_json(read_description(self.folder / "dataset.json"))
-            return with_terminology(named, self.folder.resolve().name)
+            return _named(read_description(self.folder / "dataset.json"))
         if segments:
             return classes_of([known for known in segments.values() if known], synonyms)
         values: set[int] = set()
         for files in found.values():
             if files.label is not None:
                 values |= _values(files.label)
-        names = ((value, f"label {value}") for value in range(1, max(values, default=0) + 1))
-        return (
-            LabelSet.from_dataset_json({"labels": {"background": 0, **{name: value for value, name in names}}})
-            if (values - {0})
-            else LabelSet(())
-        )
+        values -= {0}
+        if len(values) > _MOST_UNNAMED:
+            raise DatasetError(
+                f"The label maps in {self.folder} hold {len(values)} values that nothing names, as images do. Name the "
+                "classes under 'labels' in a dataset.json in the folder, or say which files are label maps "
+                "(--image-rule, --label-rule)."
+            )
+        return _of_values({f"label {value}": value for value in sorted(values)})
 
     @staticmethod
     def _case(
@@ -141,33 +159,58 @@ class FilePairsDataset(Dataset):
     ) -> Case:
         reader: CaseReader
         missing: tuple[str, ...] = ()
+        place = Place(files.images, files.label)
         unnamed = bool(segments) and not named
         if files.problem:
-            reader = BrokenReader(files.problem)
+            reader = BrokenReader(files.problem, place=place)
         elif unnamed and files.label is not None and not is_segmentation(files.label):
             reader = BrokenReader(
                 f"{files.label.name} is a label map beside segmentations (.seg.nrrd) of other cases, and nothing says "
-                "what its numbers mean. Name them under 'labels' in a dataset.json in the folder."
+                "what its numbers mean. Name them under 'labels' in a dataset.json in the folder.",
+                place=place,
             )
         elif files.label is None or not is_segmentation(files.label):
             reader = FileReader(files.images, files.label)
         else:
             known = segments[files.label]
             if known is None:
-                reader = BrokenReader(f"{files.label} could not be read as a segmentation. Get the file again.")
+                problem = f"{files.label} could not be read as a segmentation. Get the file again."
+                reader = BrokenReader(problem, place=place)
             else:
-                values, missing = matched(known, label_set, synonyms)
+                values = matched(known, label_set, synonyms)
+                missing = lacking(label_set, [values])
                 reader = SegmentationReader(files.images, files.label, values)
         return Case(name, reader, label_set, missing=missing)
 
 
-def files_of(reader: CaseReader) -> tuple[tuple[Path, ...], Path | None]:
-    """The image files of a case and the file of its annotation; none where it has no files of its own."""
-    if isinstance(reader, SegmentationReader):
-        return reader.images, reader.segmentation
-    if isinstance(reader, FileReader):
-        return reader.images, reader.label
-    return (), None
+def _named(description: Mapping[str, Any]) -> LabelSet:
+    """The labels of a ``dataset.json``; unlike nnU-Net's, those without regions may have gaps."""
+    given = description.get("labels")
+    labels = dict(given) if isinstance(given, Mapping) else {}
+    values = [value for name, value in labels.items() if name != "background"]
+    plain = labels.get("background") == 0 and "ignore" not in labels
+    plain = plain and all(isinstance(value, int) and value > 0 for value in values) and len({*values}) == len(values)
+    if not plain or not values:
+        return LabelSet.from_dataset_json(description)
+    return _of_values({name: value for name, value in labels.items() if name != "background"})
+
+
+def _of_values(values: Mapping[str, int]) -> LabelSet:
+    """Classes by their names, in the order of their values, which may have gaps."""
+    if not values:
+        return LabelSet(())
+    names = sorted(values, key=lambda name: values[name])
+    numbered = LabelSet.from_dataset_json({"labels": {"background": 0, **{n: i for i, n in enumerate(names, 1)}}})
+    segments = (replace(s, value=values[s.name], region=(values[s.name],)) for s in numbered.segments)
+    return replace(numbered, segments=tuple(segments))
+
+
+def _without_gaps(label_set: LabelSet) -> LabelSet:
+    """The classes numbered from 1; regions stay as they are."""
+    if label_set.has_regions or label_set.ignore_label is not None:
+        return label_set
+    numbered = (replace(s, value=number, region=(number,)) for number, s in enumerate(label_set.segments, 1))
+    return replace(label_set, segments=tuple(numbered))
 
 
 def _segments(path: Path | None) -> tuple[FoundSegment, ...] | None:

@@ -10,10 +10,12 @@ from ReCoKDLib.files import read_json
 from ReCoKDLib.handover import ADDING
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.provenance import read_provenance
+from ReCoKDLib.segment_matching import read_synonyms, renamed
 from ReCoKDLib.terminology import with_terminology
 
 from .case import BrokenReader, Case, FileReader
 from .dataset import Dataset
+from .options import SourceOptions
 
 
 class NnunetRawDataset(Dataset):
@@ -25,7 +27,7 @@ class NnunetRawDataset(Dataset):
         DatasetError: A part is missing, contradicts ``dataset.json``, or ``provenance.json`` cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: SourceOptions | None = None) -> None:
         self.folder = Path(folder)
         if not (self.folder / "dataset.json").is_file():
             raise DatasetError(
@@ -35,10 +37,11 @@ class NnunetRawDataset(Dataset):
         description = read_description(self.folder / "dataset.json")
         name = self.folder.resolve().name
         channels = channel_names(description, self.folder / "dataset.json")
-        label_set = with_terminology(LabelSet.from_dataset_json(description), name)
+        synonyms = read_synonyms(options.synonyms if options else None)
+        label_set = with_terminology(renamed(LabelSet.from_dataset_json(description), synonyms), name)
         ending = str(description.get("file_ending", ".nii.gz"))
         cases = _find_cases(self.folder, ending, len(channels), label_set)
-        super().__init__(name, channels, label_set, cases, description)
+        super().__init__(name, channels, label_set, cases, description, synonyms=synonyms)
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -41,10 +41,10 @@ def open_dataset(path: Path, options: SourceOptions | None = None) -> Dataset:
     if not options.image_rule and (path / "dataset.json").is_file():
         description = read_description(path / "dataset.json")
         if is_decathlon(description):
-            return DecathlonDataset(path)
+            return DecathlonDataset(path, options)
         # Labels of image files may be named in a dataset.json that is no more than that.
         if (path / "imagesTr").is_dir() or "labels" not in description or "channel_names" in description:
-            return NnunetRawDataset(path)
+            return NnunetRawDataset(path, options)
     if not options.image_rule:
         if not any(path.iterdir()):
             raise DatasetError(f"{path} is empty. {WHAT_TO_GIVE}")
@@ -89,7 +89,7 @@ def open_datasets(
         label_set = replace(label_set, ignore_label=highest + 1)
     first = sources[0]
     name = first.name if len(sources) == 1 else "+".join(source.name for source in sources)
-    mixed = Dataset(name, channels, label_set, cases, first.description)
+    mixed = Dataset(name, channels, label_set, cases, first.description, synonyms=first.synonyms)
     same = all(case.label_set == label_set and not case.missing for case in cases)
     return mixed if same else mixed.with_labels(label_set)
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ReCoKDLib.errors import DatasetError, ReCoKDError
-from ReCoKDLib.mrml.scene_cases import SceneCase, case_labels, case_volume, find_scene_cases, read_pairings
+from ReCoKDLib.annotation import Annotation
+from ReCoKDLib.errors import DatasetError, InputError, ReCoKDError
+from ReCoKDLib.mrml.scene_cases import (
+    SceneCase,
+    case_annotation,
+    case_volume,
+    find_scene_cases,
+    patient_hash,
+    read_pairings,
+)
 from ReCoKDLib.mrml.scene_files import SCENE_SUFFIXES, open_scene
-from ReCoKDLib.segment_matching import classes_of, matched, read_synonyms
+from ReCoKDLib.segment_matching import classes_of, lacking, matched, read_synonyms
 from ReCoKDLib.volume import Volume
 
-from .case import BrokenReader, Case, CaseReader, voxels_checksum
+from .case import BrokenReader, Case, CaseReader, Place, voxels_checksum
 from .dataset import Dataset
 from .options import SourceOptions, channels_asked_for
 
@@ -23,30 +33,45 @@ class SceneReader:
     Attributes:
         path: The scene.
         case: Its nodes.
-        values: Segment ids with their values in the label map.
+        values: For each segmentation, segment ids with their values in the label map.
     """
 
     path: Path
     case: SceneCase
-    values: tuple[tuple[str, int], ...]
+    values: tuple[tuple[tuple[str, int], ...], ...]
 
     @property
     def labelled(self) -> bool:
         """Whether any of its segments is a class."""
-        return bool(self.values)
+        return any(self.values)
+
+    @property
+    def place(self) -> Place:
+        """The scene, and what the nodes are called in it."""
+        return _place(self.path, self.case)
 
     def volume(self) -> Volume:
         """All channels in the world, parent transforms applied."""
-        return case_volume(open_scene(self.path), self.case)
+        try:
+            return case_volume(open_scene(self.path), self.case)
+        except ReCoKDError as error:
+            raise InputError(_nameless(str(error), self.path, self.case.names)) from None
 
-    def labels(self, volume: Volume) -> Volume | None:
+    def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """The segments that are classes, on the volume's grid."""
-        return case_labels(open_scene(self.path), self.case, self.values, volume) if self.values else None
+        if not self.labelled:
+            return None
+        values = [[(key, v) for key, v in each if wanted is None or v in wanted] for each in self.values]
+        try:
+            return case_annotation(open_scene(self.path), self.case, values, volume)
+        except ReCoKDError as error:
+            raise InputError(_nameless(str(error), self.path, self.case.names)) from None
 
     def content(self) -> str:
         """Over the voxels: a ``.mrml`` file is not all of a scene, and a ``.mrb`` more than a case."""
         volume = self.volume()
-        return voxels_checksum(volume, self.labels(volume))
+        annotation = self.annotation(volume)
+        return voxels_checksum(volume, None if annotation is None else annotation.labels)
 
 
 class ScenesDataset(Dataset):
@@ -67,31 +92,37 @@ class ScenesDataset(Dataset):
         pairings = read_pairings(options.pairing) if options.pairing is not None else ()
         synonyms = read_synonyms(options.synonyms)
         found: list[tuple[str, Path, SceneCase]] = []
-        broken: dict[str, str] = {}
-        for file, name in zip(files, _names(files), strict=True):
+        broken: dict[str, tuple[str, Path]] = {}
+        for file in files:
+            name = _name(file, path)
             try:
                 rows = [row for row in pairings if row.scene in ("", file.stem)]
                 members = find_scene_cases(open_scene(file), options.channels, rows)
             except ReCoKDError as error:
-                broken[name] = str(error)
+                broken[name] = str(error), file
                 continue
             for number, case in enumerate(members, 1):
                 padded = f"{number:0{len(str(len(members)))}d}"
                 found.append((name if len(members) == 1 else f"{name}_{padded}", file, case))
-        label_set = classes_of([case.segments for _, _, case in found], synonyms)
-        cases = [Case(name, BrokenReader(problem), label_set) for name, problem in broken.items()]
+        label_set = classes_of([segments for _, _, case in found for segments in case.segments], synonyms)
+        cases = [
+            Case(name, BrokenReader(_nameless(problem, file), place=_place(file)), label_set)
+            for name, (problem, file) in broken.items()
+        ]
         for name, file, case in found:
-            values, missing = matched(case.segments, label_set, synonyms)
+            values = tuple(matched(segments, label_set, synonyms) for segments in case.segments)
             reader: CaseReader = SceneReader(file, case, values)
             if case.problem:
-                reader = BrokenReader(case.problem, bool(case.segmentation))
-            cases.append(Case(name, reader, label_set, missing=missing if values else (), patient=case.patient))
+                problem = _nameless(case.problem, file, case.names)
+                reader = BrokenReader(problem, bool(case.segmentations), _place(file, case))
+            cases.append(Case(name, reader, label_set, missing=lacking(label_set, values), patient=case.patient))
         if not cases:
             raise DatasetError(f"{path} holds no volumes. Save a scene with volumes in it.")
         count = max((len(case.volumes) for _, _, case in found if not case.problem), default=0)
         channels = channels_asked_for(options, count)
         # Scenes and their folders may be named after patients; the name goes into the model and its report.
-        super().__init__("scenes", channels, label_set, sorted(cases, key=lambda case: case.identifier))
+        in_order = sorted(cases, key=lambda case: case.identifier)
+        super().__init__("scenes", channels, label_set, in_order, synonyms=synonyms)
 
 
 def scene_files(path: Path) -> list[Path]:
@@ -101,12 +132,21 @@ def scene_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in SCENE_SUFFIXES and file.is_file())
 
 
-def _names(files: list[Path]) -> list[str]:
-    """The files' names without suffix, numbered where two would be the same."""
-    names: list[str] = []
-    for file in files:
-        name, number = file.stem, 2
-        while name.casefold() in {known.casefold() for known in names}:
-            name, number = f"{file.stem}-{number}", number + 1
-        names.append(name)
-    return names
+def _name(file: Path, path: Path) -> str:
+    """A hash of a scene's place among the others, as scenes and folders are often named after patients."""
+    place = file.relative_to(path).as_posix() if path.is_dir() else file.name
+    return f"scene_{patient_hash(unicodedata.normalize('NFC', place))}"
+
+
+def _place(file: Path, case: SceneCase | None = None) -> Place:
+    names = "" if case is None else " + ".join(case.names)
+    return Place(inside=f"{file}: {names}" if names else str(file))
+
+
+def _nameless(text: str, file: Path, names: Sequence[str] = ()) -> str:
+    """A message without the names of file and nodes; :func:`_place` has them."""
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(f" {name!r}", "")
+    for shown in (str(file), str(file.resolve())):
+        text = text.replace(shown, "The scene")
+    return text
