@@ -12,8 +12,11 @@ import pytest
 
 from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.mrml.scene_cases import case_annotation, case_volume, find_scene_cases
+from ReCoKDLib.mrml.segmentations import segmentation_to_node
 from ReCoKDLib.volume import Volume
-from ReCoKDTrainingLib.datasets import SourceOptions, open_datasets
+from ReCoKDTrainingLib.case_check import check_cases
+from ReCoKDTrainingLib.datasets import SourceOptions, Split, open_datasets
 from scene_files import add_case, turned
 
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
@@ -43,6 +46,28 @@ def test_the_scenes_cases_are_exported(
         for segment in blob_labels.segments:
             value = dataset.label_set.named(segment.name).value
             assert np.array_equal(found_labels.reoriented("RAS").array == value, masks == segment.value)
+
+
+def test_what_segments_lose_is_found_in_the_exported_files(
+    slicer: Any, recokd: Any, two_blobs: TwoBlobs, blob_labels: LabelSet, any_geometry: Any, tmp_path: Path
+) -> None:
+    volume, labels = two_blobs(any_geometry)
+    other = replace(labels, ijk_to_ras=labels.ijk_to_ras.copy())
+    other.ijk_to_ras[:3, 3] += 4.3 * labels.ijk_to_ras[:3, 0]  # off the image's lattice, and partly off the image
+    both = labels.with_array((labels.array > 0).astype(np.uint8))
+    node, _ = add_case(slicer, volume, both, LabelSet(blob_labels.segments[:1]))
+    segmentation_to_node(other, LabelSet(blob_labels.segments[1:]), node)
+    before = find_scene_cases(slicer.mrmlScene)
+    (exported,) = recokd.ReCoKDLogic().exportCasesForTraining(tmp_path / "set").values()
+    assert (exported,) == before
+    dataset = open_datasets((tmp_path / "set",), SourceOptions())
+    check = check_cases(dataset, Split(dataset.cases, ()))
+    assert [finding.kind for case in check.cases for finding in case.findings] == ["outside the image", "overlap"]
+    annotation = dataset.cases[0].annotation(dataset.cases[0].volume())
+    assert annotation is not None
+    values = [tuple((s.key, dataset.label_set.named(s.name).value) for s in each) for each in exported.segments]
+    expected = case_annotation(slicer.mrmlScene, exported, values, case_volume(slicer.mrmlScene, exported))
+    np.testing.assert_array_equal(annotation.labels.reoriented("RAS").array, expected.labels.reoriented("RAS").array)
 
 
 def test_a_scene_without_cases(slicer: Any, recokd: Any, tmp_path: Path) -> None:

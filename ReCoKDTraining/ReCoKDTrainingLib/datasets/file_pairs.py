@@ -104,12 +104,12 @@ class FilePairsDataset(Dataset):
         label_set = with_terminology(label_set, self.folder.resolve().name)
         named = (self.folder / "dataset.json").is_file()
         cases = [self._case(name, files, segments, label_set, synonyms, named) for name, files in sorted(found.items())]
-        count = max((len(files.images) for files in found.values() if not files.problem), default=0)
+        counts = [len(files.images) for files in found.values() if not files.problem]
         name = self.folder.resolve().name
         learned = _without_gaps(label_set)
         if learned != label_set:
             cases = [replace(case, relabelling=relabelling(label_set, learned, case.missing)) for case in cases]
-        super().__init__(name, channels_asked_for(options, count), learned, cases, synonyms=synonyms)
+        super().__init__(name, channels_asked_for(options, counts), learned, cases, synonyms=synonyms)
 
     def _found(self, options: SourceOptions) -> dict[str, CaseFiles]:
         files = [

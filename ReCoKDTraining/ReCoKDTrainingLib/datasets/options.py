@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,13 @@ class SourceOptions:
     synonyms: Path | None = None
 
 
-def channels_asked_for(options: SourceOptions, count: int) -> tuple[str, ...]:
-    """The names of ``count`` channels, empty where none were given; 0 channels are what no readable case told.
+def channels_asked_for(options: SourceOptions, counts: Sequence[int]) -> tuple[str, ...]:
+    """The names of the channels, empty where none were given, of cases with so many channels: of most of them.
 
     Raises:
         DatasetError: Names were given, and not so many.
     """
+    count = max(counts, key=lambda number: (counts.count(number), number), default=0)
     if options.channels and count and len(options.channels) != count:
         raise DatasetError(
             f"{len(options.channels)} channels were named ({', '.join(options.channels)}), the cases have {count}. "

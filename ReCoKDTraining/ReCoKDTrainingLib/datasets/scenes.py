@@ -118,8 +118,7 @@ class ScenesDataset(Dataset):
             cases.append(Case(name, reader, label_set, missing=lacking(label_set, values), patient=case.patient))
         if not cases:
             raise DatasetError(f"{path} holds no volumes. Save a scene with volumes in it.")
-        count = max((len(case.volumes) for _, _, case in found if not case.problem), default=0)
-        channels = channels_asked_for(options, count)
+        channels = channels_asked_for(options, [len(case.volumes) for _, _, case in found if not case.problem])
         # Scenes and their folders may be named after patients; the name goes into the model and its report.
         in_order = sorted(cases, key=lambda case: case.identifier)
         super().__init__("scenes", channels, label_set, in_order, synonyms=synonyms)
