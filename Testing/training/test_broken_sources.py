@@ -159,7 +159,7 @@ FAULTS: Mapping[str, Fault] = {
     "all bad": Fault(
         *("empty dataset", True, dict.fromkeys(ALL, constant)),
         whole=True,
-        other=["constant image"],
+        other=["constant image", "split"],
         arguments=["--skip-bad"],
     ),
     "all to train on bad": Fault(

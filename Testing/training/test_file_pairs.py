@@ -84,6 +84,15 @@ def test_label_maps_beside_segmentations_need_names(tmp_path: Path) -> None:
         case.volume()
 
 
+def test_the_case_with_other_channels_than_most_is_the_odd_one(tmp_path: Path) -> None:
+    make(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b_seg.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz")
+    dataset = open_dataset(tmp_path)
+    check = check_cases(dataset, Split(dataset.cases, ()), has_teacher=True)
+    assert [(case.identifier, finding.kind) for case in check.cases for finding in case.findings if finding.spoils] == [
+        ("c", "channels")
+    ]
+
+
 def test_so_many_channels_as_there_are(tmp_path: Path) -> None:
     make(tmp_path, "a.nii.gz", "a_seg.nii.gz")
     with pytest.raises(DatasetError, match=r"2 channels were named \(CT, PET\), the cases have 1"):
