@@ -73,6 +73,8 @@ def renamed(label_set: LabelSet, synonyms: Synonyms) -> LabelSet:
     Raises:
         DatasetError: Two of its labels are one class.
     """
+    if not synonyms:
+        return label_set
     segments = tuple(replace(s, name=synonyms.get(_key(s.name), s.name)) for s in label_set.segments)
     known: dict[str, str] = {}
     for before, after in zip(label_set.segments, segments, strict=True):

@@ -14,7 +14,7 @@ import pytest
 from made_sources import NAMES, LabelMaps, Made, Mrb, NnunetRaw, Segmentations, make_cases
 from packages import small_package
 from plans import TWO_LABELS
-from ReCoKDLib.errors import DatasetError, PackageError
+from ReCoKDLib.errors import DatasetError, InputError, PackageError
 from ReCoKDLib.image_io import write_label_map, write_volume
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.package import ModelPackage
@@ -117,6 +117,20 @@ def test_what_a_scene_is_called_stays_in_the_users_own_table(tmp_path: Path, cap
     assert not any("Doe" in str({**case, "found_in": ""}) for case in values["cases"])
     rows = (tmp_path / "out" / "check.csv").read_text(encoding="utf-8").splitlines()
     assert any(row.endswith(f"{places[1]}") for row in rows)
+
+
+def test_a_warp_is_refused_without_its_name(slicer: Any, tmp_path: Path) -> None:
+    from scene_files import save_scene
+
+    def build(slicer: Any) -> None:
+        several(slicer, make_cases()[0])
+        warp = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "O'Neil")
+        for kind in ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"):
+            slicer.mrmlScene.GetFirstNodeByClass(kind).SetAndObserveTransformNodeID(warp.GetID())
+
+    (case,) = open_dataset(save_scene(tmp_path / "s.mrb", build)).cases
+    with pytest.raises(InputError, match="^A node is under the transform, which is not linear"):
+        case.volume()
 
 
 @pytest.fixture

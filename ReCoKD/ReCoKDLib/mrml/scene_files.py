@@ -68,7 +68,7 @@ def _require_archive(path: Path) -> None:
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path} is damaged or no scene ({error}). Get the file again.") from error
     if damaged:
-        raise InputError(f"{path} is damaged ({damaged}). Get the file again.")
+        raise InputError(f"{path} is damaged: a part of the archive cannot be read. Get the file again.")
 
 
 def read_segmentation(path: Path, values: Sequence[tuple[str, int]], reference: Volume) -> Annotation:

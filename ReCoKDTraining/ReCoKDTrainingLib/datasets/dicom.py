@@ -248,7 +248,8 @@ def _masks(path: Path, values: Sequence[tuple[str, int]]) -> Iterator[tuple[Volu
             mask = (np.asarray(volume.array)[None, ..., 0] >= 0.5).astype(np.uint8)
             yield Volume(mask, _LPS_TO_RAS @ lps), value
     except (OSError, ValueError, AttributeError, KeyError, RuntimeError) as error:
-        raise InputError(f"A DICOM SEG could not be read ({error}). Get the file again.") from error
+        told = str(error).replace(str(path), "the file")  # which may be named after a patient
+        raise InputError(f"A DICOM SEG could not be read ({told}). Get the file again.") from error
 
 
 def nearest(labels: Volume, reference: Volume) -> npt.NDArray[Any]:

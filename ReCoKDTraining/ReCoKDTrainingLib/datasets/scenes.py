@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ class SceneReader:
         """All channels in the world, parent transforms applied."""
         try:
             return case_volume(open_scene(self.path), self.case)
-        except ReCoKDError as error:
-            raise InputError(_nameless(str(error), self.path, self.case.names)) from None
+        except InputError as error:
+            raise InputError(_nameless(str(error), self.path)) from None
 
     def annotation(self, volume: Volume, wanted: Collection[int] | None = None) -> Annotation | None:
         """The segments that are classes, on the volume's grid."""
@@ -64,8 +65,8 @@ class SceneReader:
         values = [[(key, v) for key, v in each if wanted is None or v in wanted] for each in self.values]
         try:
             return case_annotation(open_scene(self.path), self.case, values, volume)
-        except ReCoKDError as error:
-            raise InputError(_nameless(str(error), self.path, self.case.names)) from None
+        except InputError as error:
+            raise InputError(_nameless(str(error), self.path)) from None
 
     def content(self) -> str:
         """Over the voxels: a ``.mrml`` file is not all of a scene, and a ``.mrb`` more than a case."""
@@ -106,7 +107,7 @@ class ScenesDataset(Dataset):
                 found.append((name if len(members) == 1 else f"{name}_{padded}", file, case))
         label_set = classes_of([segments for _, _, case in found for segments in case.segments], synonyms)
         cases = [
-            Case(name, BrokenReader(_nameless(problem, file), place=_place(file)), label_set)
+            Case(name, BrokenReader(_nameless(problem, file, ()), place=_place(file)), label_set)
             for name, (problem, file) in broken.items()
         ]
         for name, file, case in found:
@@ -142,10 +143,14 @@ def _place(file: Path, case: SceneCase | None = None) -> Place:
     return Place(inside=f"{file}: {names}" if names else str(file))
 
 
-def _nameless(text: str, file: Path, names: Sequence[str] = ()) -> str:
-    """A message without the names of file and nodes; :func:`_place` has them."""
-    for name in sorted(names, key=len, reverse=True):
-        text = text.replace(f" {name!r}", "")
+def _nameless(text: str, file: Path, names: Sequence[str] | None = None) -> str:
+    """A message without the names of the file and of nodes (None: without all that is quoted); the case's place has
+    them."""
+    any_name = ("'[^']*'", '"[^"]*"')
+    quoted = "|".join(any_name if names is None else (re.escape(repr(name)) for name in names))
+    if quoted:
+        text = re.sub(f"^({quoted})", "A node", text)
+        text = re.sub(f" ({quoted})", "", text)
     for shown in (str(file), str(file.resolve())):
         text = text.replace(shown, "The scene")
     return text
