@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from made_sources import NAMES, LabelMaps, Made, Mrb, NnunetRaw, Segmentations, make_cases
+from made_sources import NAMES, LabelMaps, Made, Mrb, Mrml, NnunetRaw, Segmentations, make_cases
 from packages import small_package
 from plans import TWO_LABELS
 from ReCoKDLib.errors import DatasetError, InputError, PackageError
@@ -22,8 +22,6 @@ from ReCoKDTrainingLib.case_check import check_cases
 from ReCoKDTrainingLib.cli import main
 from ReCoKDTrainingLib.datasets import Dataset, SourceOptions, Split, load_case, open_dataset, open_datasets
 from ReCoKDTrainingLib.runs import for_evaluation, match_model
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -98,25 +96,29 @@ def test_segmentations_of_one_volume_are_one_case(slicer: Any, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("slicer")
-def test_what_a_scene_is_called_stays_in_the_users_own_table(tmp_path: Path, capsys: Capture) -> None:
+def test_what_a_scene_is_called_stays_in_the_users_own_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "scenes of Doe"
     folder.mkdir()
     for case in make_cases()[:3]:
         Mrb().write(folder, replace(case, name=f"Doe^Jane {case.name}", patient="Doe"))
     (folder / "Doe^Jane broken.mrb").write_bytes(b"nothing")
+    Mrml().write(folder, replace(make_cases()[3], name="Doe^Jane lacking", patient="Doe"))
+    (folder / "Doe^Jane lacking" / "Data" / "image.nrrd").unlink()
+    capfd.readouterr()
     arguments = ["--dataset", str(folder), "--output", str(tmp_path / "out")]
     assert main(["--task", "check", *arguments]) == 1
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     told = (printed.out + printed.err).replace(str(tmp_path / "out"), "")
     assert "The scene is damaged or no scene" in told
+    assert "The volume is empty" in told
     assert "Doe" not in told
     values = json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
     places = sorted(case["found_in"] for case in values["cases"])
     assert places[0] == f"{folder / 'Doe^Jane broken.mrb'}"
-    assert places[1] == f"{folder / 'Doe^Jane made0.mrb'}: image + annotated"
+    assert places[2] == f"{folder / 'Doe^Jane made0.mrb'}: image + annotated"
     assert not any("Doe" in str({**case, "found_in": ""}) for case in values["cases"])
     rows = (tmp_path / "out" / "check.csv").read_text(encoding="utf-8").splitlines()
-    assert any(row.endswith(f"{places[1]}") for row in rows)
+    assert any(row.endswith(places[2]) for row in rows)
 
 
 def test_a_warp_is_refused_without_its_name(slicer: Any, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,30 @@ def _read(slicer: Any, path: Path) -> Any:
     scene.SetDataIOManager(slicer.mrmlScene.GetDataIOManager())
     if path.suffix.lower() == ".mrb":
         _require_archive(path)
-        scene.ReadFromMRB(str(path), True)
-    else:
-        scene.SetRootDirectory(str(path.resolve().parent))
-        scene.SetURL(str(path.resolve()))
-        scene.Connect()
+    with _silent():
+        if path.suffix.lower() == ".mrb":
+            scene.ReadFromMRB(str(path), True)
+        else:
+            scene.SetRootDirectory(str(path.resolve().parent))
+            scene.SetURL(str(path.resolve()))
+            scene.Connect()
     # Files that are not there are told of the volume or segmentation that lacks them.
     if not any(scene.GetNumberOfNodesByClass(kind) for kind in ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode")):
         raise InputError(f"{path} is no scene, or one without volumes. Save the scene in Slicer again.")
     return scene
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without VTK's own messages, which name files: what could not be read is told of the case that lacks it."""
+    import vtk
+
+    before = vtk.vtkObject.GetGlobalWarningDisplay()
+    vtk.vtkObject.SetGlobalWarningDisplay(0)
+    try:
+        yield
+    finally:
+        vtk.vtkObject.SetGlobalWarningDisplay(before)
 
 
 def _require_archive(path: Path) -> None:
