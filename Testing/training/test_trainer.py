@@ -28,7 +28,8 @@ from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder
 from ReCoKDTrainingLib.resuming import differences, require_same
 from ReCoKDTrainingLib.sampling import PatchDataset
-from ReCoKDTrainingLib.trainer import Schedule, Trainer
+from ReCoKDTrainingLib.schedule import Schedule
+from ReCoKDTrainingLib.trainer import Trainer
 from ReCoKDTrainingLib.validation import DICE, Validation, spread_out
 
 PLAN = small_plan(patch_size=(16, 16, 16), features=(8, 16, 16))
