@@ -49,5 +49,6 @@ def compile_teacher(distiller: Distiller, images: Tensor, say: Callable[[str], N
         say("The teacher is compiled.")
     except Exception as error:  # each compiler and system fails in its own way
         distiller.teacher_recorder = plain
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # The first paragraph: what follows is for those who mend compilers.
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split()).rstrip(".") or type(error).__name__
         say(f"The teacher cannot be compiled here ({reason}). Training goes on without.")
