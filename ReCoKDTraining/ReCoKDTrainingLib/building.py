@@ -20,7 +20,7 @@ from .datasets import Dataset, Split
 from .distiller import Distiller, WeightedLoss
 from .fingerprint import Fingerprint
 from .losses import SegmentationLoss, build_loss
-from .model_fit import TeacherModel
+from .model_fit import TeacherModel, require_same_heads
 from .planner import plan_dataset, with_backbone
 from .precision import arranged
 from .recorders import pair_stages, recorder_for
@@ -157,6 +157,19 @@ def require_held_out(settings: RunSettings, split: Split) -> None:
     """
     if not split.validation and (settings.patience > 0 or settings.ship == "best"):
         raise DatasetError("Early stopping and the best weights need held-out cases. The split has none in 'val'.")
+
+
+def initial_weights(settings: RunSettings, dataset: Dataset) -> ModelPackage | None:
+    """The model whose weights training starts from; None where that are random ones.
+
+    Raises:
+        PackageError: It cannot be used, or has other labels.
+    """
+    if settings.initial is None:
+        return None
+    model = ModelPackage.open(settings.initial)
+    require_same_heads(model, dataset)
+    return model
 
 
 def plan_for(

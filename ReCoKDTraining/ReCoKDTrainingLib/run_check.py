@@ -10,11 +10,11 @@ import torch
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
 
-from .building import distiller_for, plan_for, require_held_out
+from .building import distiller_for, initial_weights, plan_for, require_held_out
 from .case_check import Finding
 from .datasets import Dataset, Split
 from .fingerprint import Fingerprint
-from .model_fit import match_model, require_same_heads
+from .model_fit import match_model
 from .run_settings import RunSettings
 
 Result = TypeVar("Result")
@@ -47,13 +47,7 @@ def refusals(
 
     tried("split", lambda: require_held_out(settings, split))
     classes = None if teacher is None else tried("teacher", lambda: match_model(teacher, dataset))
-    initial = None
-    if settings.initial is not None:
-        path = settings.initial
-        initial = tried("initial weights", lambda: ModelPackage.open(path))
-        if initial is not None:
-            opened = initial
-            tried("initial weights", lambda: require_same_heads(opened, dataset))
+    initial = tried("initial weights", lambda: initial_weights(settings, dataset))
     known = None if fingerprint is None else tried("labels", fingerprint)
     plan = None
     if teacher is not None or known is not None:

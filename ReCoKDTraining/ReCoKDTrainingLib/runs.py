@@ -17,7 +17,7 @@ from ReCoKDLib.plan import Plan
 from .agreement import from_first
 from .augmentation import augments_on
 from .batches import default_workers
-from .building import distiller_for, plan_for, require_held_out
+from .building import distiller_for, initial_weights, plan_for, require_held_out
 from .cache import Loaded, preprocess_cases
 from .checkpoints import FOLDER as CHECKPOINTS
 from .checkpoints import Checkpoints, remove_leftovers
@@ -28,7 +28,7 @@ from .environment import environment
 from .fingerprint import Fingerprint
 from .inspection import CheckedData, checked_data, remember
 from .journal import Journal
-from .model_fit import as_task, match_model, require_same_heads
+from .model_fit import as_task, match_model
 from .precision import autocast_dtype
 from .processes import own_device, share_of_batch
 from .progress import Progress
@@ -85,7 +85,6 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     """
     from_first(lambda: check_folder(settings.output, resume))
     teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
-    initial = None if settings.initial is None else ModelPackage.open(settings.initial)
     loaded: dict[str, Loaded] = {}  # of the first process
 
     def checked() -> CheckedData:
@@ -99,8 +98,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
     dataset, split, fingerprint = data.dataset, data.split, data.fingerprint
     require_held_out(settings, split)
     classes = None if teacher is None else match_model(teacher, dataset)
-    if initial is not None:
-        require_same_heads(initial, dataset)
+    initial = initial_weights(settings, dataset)
     plan = plan_for(settings, dataset, fingerprint, teacher)
     schedule = Schedule(
         epochs=settings.epochs,
