@@ -25,7 +25,7 @@ class OnOtherDevice(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnOtherDevice:
-        made: OnOtherDevice = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: OnOtherDevice = Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -37,11 +37,13 @@ class OnOtherDevice(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _compute(func, args, kwargs or {})
 
 
-class _Mode(TorchDispatchMode):
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees what makes tensors, too."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,7 +82,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 @contextmanager
 def other_device() -> Iterator[torch.device]:
     """The device is there until the block ends."""
-    with _Mode():
+    with _Mode():  # type: ignore[no-untyped-call]
         yield DEVICE
 
 

@@ -19,7 +19,7 @@ from ReCoKDTrainingLib.datasets.case import FileReader
 from ReCoKDTrainingLib.fingerprint import fingerprint_cases
 from ReCoKDTrainingLib.inspection import CheckedData, checked_data, remember
 from ReCoKDTrainingLib.progress import Progress
-from ReCoKDTrainingLib.run_folder import FINGERPRINT
+from ReCoKDTrainingLib.run_folder import CHECKED, FINGERPRINT
 from ReCoKDTrainingLib.training_data import DataSettings
 
 SETTINGS = DataSettings(())
@@ -114,7 +114,7 @@ def test_what_has_changed_is_looked_at_again(change: str, folder: Path, tmp_path
     elif change == "settings":
         settings = DataSettings((), skip_bad=True)
     else:
-        (run / (inspection.CHECKED if change == "memory" else FINGERPRINT)).write_text("{}")
+        (run / (CHECKED if change == "memory" else FINGERPRINT)).write_text("{}")
     reads.clear()
     if change == "label":
         with pytest.raises(DatasetError, match="would spoil the training"):

@@ -247,9 +247,9 @@ def test_augmenting_whole_batches_gives_nearly_the_same_patches(
     schedule = Schedule(epochs=1, steps_per_epoch=4)
     here, later = (make(dataset, cached, tmp_path, schedule, on_device=on_device) for on_device in (False, True))
     for numbers in ([0, 1, 2], [5, 6, 7]):
-        cut = [torch.stack(parts) for parts in zip(*(later.patches[n] for n in numbers), strict=True)]
-        assert cut[0].shape[2:] == later.patches.source_size
-        images, labels = later._brought(*cut, numbers)
+        raw, masks = (torch.stack(parts) for parts in zip(*(later.patches[n] for n in numbers), strict=True))
+        assert raw.shape[2:] == later.patches.source_size
+        images, labels = later._brought(raw, masks, numbers)
         for place, number in enumerate(numbers):
             image, target = here.patches[number]
             assert torch.allclose(images[place], image, atol=1e-4)
