@@ -68,7 +68,7 @@ def _check(settings: RunSettings, progress: Progress) -> Check:
         return Check((), (Finding("dataset", str(error)),), LabelSet(()))
     more: list[Finding] = []
     split = _split(dataset, data, more)
-    inspection = Inspection(dataset.label_set)
+    inspection = Inspection(dataset, split.training)
     progress.stage("Checking the cases", len(dataset.cases))
     check = check_cases(
         dataset,

@@ -12,12 +12,11 @@ from typing import Any
 import ReCoKDLib
 from ReCoKDLib.errors import Cancelled, DatasetError, ReCoKDError
 from ReCoKDLib.files import read_json, write_json
-from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.volume import Volume
 
 from .cache import Loaded
 from .case_check import check_cases
-from .datasets import Case, Dataset, Split, read_split
+from .datasets import Case, Dataset, Split, load_case, read_split
 from .fingerprint import CaseSample, Fingerprint, fingerprint_of, sample_case
 from .progress import Progress
 from .run_folder import CHECKED, FINGERPRINT
@@ -31,39 +30,46 @@ class Inspection:
     """What a look at the cases leaves besides the check.
 
     Args:
-        label_set: What the label maps hold.
-        keep: Cases to keep in memory, as long as all of them take no more than half a gigabyte.
+        dataset: The cases.
+        training: Those that are described.
+        keep: Whether to keep them in memory, as long as they take no more than half a gigabyte.
 
     Attributes:
         loaded: Image and label map of those that are kept.
-        contents: The checksum of each.
+        contents: The checksum of each that was described.
     """
 
-    def __init__(self, label_set: LabelSet, keep: Sequence[Case] = ()) -> None:
+    def __init__(self, dataset: Dataset, training: Sequence[Case], keep: bool = False) -> None:
         self.loaded: dict[str, Loaded] = {}
         self.contents: dict[str, str] = {}
-        self._label_set = label_set
-        self._keep = {case.identifier for case in keep}
-        self._room = _KEPT_BYTES
+        self._dataset = dataset
+        self._training = {case.identifier for case in training}
+        self._room = _KEPT_BYTES if keep else 0
         self._samples: dict[str, CaseSample] = {}
 
     def __call__(self, case: Case, volume: Volume, labels: Volume | None) -> None:
         """Look at a good case."""
-        sample = sample_case(case, volume, labels, self._label_set)
+        if case.identifier not in self._training:
+            return
+        sample = sample_case(case, volume, labels, self._dataset.label_set)
         self._samples[case.identifier] = sample
         self.contents[case.identifier] = sample.described.sha256
         size = volume.array.nbytes + (0 if labels is None else labels.array.nbytes)
-        if case.identifier in self._keep and size <= self._room:
+        if size <= self._room:
             self._room -= size
             self.loaded[case.identifier] = volume, labels
 
     def fingerprint(self, cases: Sequence[Case]) -> Fingerprint:
-        """Of those of the cases that were looked at.
+        """Of cases that are all good; those that were not described, as the split was made again, are read.
 
         Raises:
             DatasetError: There are none, or none has foreground.
         """
-        return fingerprint_of(self._samples[c.identifier] for c in cases if c.identifier in self._samples)
+        for case in cases:
+            if case.identifier not in self._samples:
+                self._training.add(case.identifier)
+                self(case, *load_case(case, self._dataset.label_set, len(self._dataset.channel_names)))
+        return fingerprint_of(self._samples[case.identifier] for case in cases)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def _looked_at(
     dataset: Dataset, settings: DataSettings, has_teacher: bool, progress: Progress
 ) -> tuple[CheckedData, dict[str, Loaded]]:
     split = read_split(dataset, settings.split, settings.fold, unlabelled=True)
-    inspection = Inspection(dataset.label_set, split.training)
+    inspection = Inspection(dataset, split.training, keep=True)
     progress.stage("Checking the cases", len(dataset.cases), part=(0.0, 0.02))
     check = check_cases(
         dataset,
