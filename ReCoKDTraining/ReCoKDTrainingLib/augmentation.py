@@ -8,11 +8,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from ReCoKDLib.errors import MissingDependencyError
 from ReCoKDLib.plan import Int3, Plan
 from ReCoKDLib.resampling import ANISOTROPY_THRESHOLD
 
+PLACES = ("auto", "workers", "device")
 _ZOOM = (0.7, 1.4)
+
+
+def augments_on(device: torch.device, choice: str = "auto") -> bool:
+    """Whether whole batches are augmented on the device, so that workers only cut patches out.
+
+    ``auto`` does on CUDA, where that takes a fraction of a step; elsewhere the workers augment, beside the training.
+    """
+    return choice == "device" or (choice == "auto" and device.type == "cuda")
 
 
 def is_flat(patch_size: Int3) -> bool:
@@ -44,10 +55,15 @@ def source_patch_size(patch_size: Int3) -> Int3:
     return size[0], size[1], size[2]
 
 
-def training_transforms(plan: Plan, mirror_axes: tuple[int, ...] = (0, 1, 2)) -> Any:
+def training_transforms(plan: Plan, mirror_axes: tuple[int, ...] = (0, 1, 2), any_device: bool = False) -> Any:
     """A callable on ``image`` (c, x, y, z) float32 and ``segmentation`` (1, x, y, z) int16 tensors of the source size.
 
     It returns both at the plan's patch size; voxels outside the image become background.
+
+    Args:
+        plan: Patch size, and which channels are masked.
+        mirror_axes: Axes that may be flipped.
+        any_device: For tensors on any device, and computed there; else for tensors on the CPU.
 
     Raises:
         MissingDependencyError: batchgeneratorsv2 is not installed.
@@ -71,12 +87,21 @@ def training_transforms(plan: Plan, mirror_axes: tuple[int, ...] = (0, 1, 2)) ->
             "Training needs the package batchgeneratorsv2. Install it with: pip install 'recokd[training]'"
         ) from error
 
+    rotated_and_zoomed, noise = SpatialTransform, GaussianNoiseTransform
+    if any_device:
+        from .device_transforms import AnyDevice, AnyDeviceNoise, AnyDeviceSpatial
+
+        rotated_and_zoomed, noise = AnyDeviceSpatial, AnyDeviceNoise
+
     flat = is_flat(plan.patch_size)
 
-    def sometimes(transform: Any, probability: float) -> Any:
-        return RandomTransform(transform, apply_probability=probability)
+    def placed(transform: Any) -> Any:
+        return AnyDevice(transform) if any_device else transform
 
-    spatial = SpatialTransform(
+    def sometimes(transform: Any, probability: float) -> Any:
+        return RandomTransform(placed(transform), apply_probability=probability)
+
+    spatial = rotated_and_zoomed(
         plan.patch_size[1:] if flat else plan.patch_size,
         patch_center_dist_from_border=0,
         random_crop=False,
@@ -90,9 +115,10 @@ def training_transforms(plan: Plan, mirror_axes: tuple[int, ...] = (0, 1, 2)) ->
         border_mode_seg="constant",
         padding_value_seg=-1,
     )
+    spatial = placed(spatial)
     transforms = [Convert3DTo2DTransform(), spatial, Convert2DTo3DTransform()] if flat else [spatial]
     transforms += [
-        sometimes(GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), 0.1),
+        sometimes(noise(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True), 0.1),
         sometimes(
             GaussianBlurTransform(
                 blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=0.5
@@ -140,7 +166,7 @@ def training_transforms(plan: Plan, mirror_axes: tuple[int, ...] = (0, 1, 2)) ->
         for inverted, probability in ((1, 0.1), (0, 0.3))
     ]
     if mirror_axes:
-        transforms.append(MirrorTransform(allowed_axes=mirror_axes))
+        transforms.append(placed(MirrorTransform(allowed_axes=mirror_axes)))
     masked = [channel for channel, use in enumerate(plan.use_mask_for_norm) if use]
     if masked:
         transforms.append(MaskImageTransform(apply_to_channels=masked, channel_idx_in_seg=0, set_outside_to=0))

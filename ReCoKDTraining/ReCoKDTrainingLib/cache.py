@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from ReCoKDLib.files import atomic_folder
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.plan import Plan
 from ReCoKDLib.preprocessing import preprocess
+from ReCoKDLib.volume import Volume
 
 from .datasets import Case, load_case
+
+Loaded = tuple[Volume, Volume | None]
 
 # As nnU-Net: enough voxels of each class to draw patch centres from, without keeping all of a large organ.
 _LOCATIONS_PER_CLASS = 10_000
@@ -54,9 +57,9 @@ class CachedCase:
             return {name: archive[name] for name in archive.files}
 
 
-def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | None) -> str:
+def _cache_key(case: Case, content: str, plan: Plan, label_set: LabelSet, orientation: str | None) -> str:
     """Changes when the files or anything that preprocessing depends on change."""
-    content: list[Any] = [
+    all_of_it: list[Any] = [
         plan.spacing,
         plan.transpose_forward,
         plan.normalization_schemes,
@@ -65,11 +68,11 @@ def _cache_key(case: Case, plan: Plan, label_set: LabelSet, orientation: str | N
         {what: dict(options) for what, options in plan.resampling.items()},
         label_set.to_dataset_json(),
         orientation,
-        case.content(),
+        content,
     ]
     if case.relabelling is not None:
-        content += [case.relabelling.background, case.relabelling.values]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        all_of_it += [case.relabelling.background, case.relabelling.values]
+    return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def preprocess_cases(
@@ -79,6 +82,8 @@ def preprocess_cases(
     folder: Path,
     *,
     orientation: str | None = None,
+    contents: Mapping[str, str] | None = None,
+    loaded: Mapping[str, Loaded] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[CachedCase, ...]:
     """Preprocess cases into ``folder``; what is there and still valid is kept.
@@ -89,6 +94,8 @@ def preprocess_cases(
         label_set: Checked against the label maps.
         folder: The cache; one folder a case and state of its files.
         orientation: Axis codes to bring every case to, as the predictor will.
+        contents: Checksums of cases that are known already, by identifier.
+        loaded: Cases that are in memory, as :func:`load_case` gives them; others are read.
         progress: Called with the finished fraction.
 
     Raises:
@@ -96,17 +103,26 @@ def preprocess_cases(
     """
     cached = []
     for done, case in enumerate(cases, 1):
-        target = folder / f"{case.identifier}-{_cache_key(case, plan, label_set, orientation)}"
+        content = (contents or {}).get(case.identifier) or case.content()
+        target = folder / f"{case.identifier}-{_cache_key(case, content, plan, label_set, orientation)}"
         if not target.is_dir():
-            _write_case(case, plan, label_set, target, orientation)
+            read = (loaded or {}).get(case.identifier) or load_case(case, label_set, plan.channels)
+            _write_case(case.identifier, *read, plan, label_set, target, orientation)
         cached.append(CachedCase(case.identifier, target, case.labelled))
         if progress is not None:
             progress(done / len(cases))
     return tuple(cached)
 
 
-def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orientation: str | None) -> None:
-    volume, labels = load_case(case, label_set, plan.channels)
+def _write_case(
+    name: str,
+    volume: Volume,
+    labels: Volume | None,
+    plan: Plan,
+    label_set: LabelSet,
+    target: Path,
+    orientation: str | None,
+) -> None:
     if orientation is not None:
         if labels is not None:  # by the image's matrix: the label map's own may be rounded
             labels = volume.with_array(labels.array).reoriented(orientation)
@@ -115,7 +131,7 @@ def _write_case(case: Case, plan: Plan, label_set: LabelSet, target: Path, orien
     label_map = prepared.labels
     if label_map is None:
         if label_set.ignore_label is None:
-            raise DatasetError(f"The case {case.identifier} is not annotated, and there is no ignore label for it.")
+            raise DatasetError(f"The case {name} is not annotated, and there is no ignore label for it.")
         label_map = np.full((1, *prepared.data.shape[1:]), label_set.ignore_label, np.int16)
     with atomic_folder(target) as temporary:
         np.save(temporary / "data.npy", prepared.data)

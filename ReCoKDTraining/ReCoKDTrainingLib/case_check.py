@@ -33,6 +33,7 @@ def check_cases(
     skip_bad: bool = False,
     split_again: Callable[[Dataset], Split] | None = None,
     thumbnails: bool = False,
+    seen: Callable[[Case, Volume, Volume | None], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Check:
     """Read every case once and compare it with the others.
@@ -45,11 +46,13 @@ def check_cases(
         split_again: Called with the dataset without the cases that are bad in themselves, where they will be left
             out, to split those that remain; None keeps the split.
         thumbnails: Whether to keep a slice of each for a picture.
+        seen: Called with each case that is good in itself, its image, and its label map in the dataset's numbering
+            (None where nobody annotated it), so that they need not be read again.
         progress: Called with the finished fraction.
     """
     inspected = []
     for done, case in enumerate(dataset.cases, 1):
-        inspected.append(_inspected(case, dataset, thumbnails))
+        inspected.append(_inspected(case, dataset, thumbnails, seen))
         if progress is not None:
             progress(done / len(dataset.cases))
     bad = [case.identifier for case in inspected if case.bad]
@@ -63,7 +66,12 @@ def check_cases(
     return Check(tuple(cases), findings, dataset.label_set, split)
 
 
-def _inspected(case: Case, dataset: Dataset, thumbnails: bool) -> CheckedCase:
+def _inspected(
+    case: Case,
+    dataset: Dataset,
+    thumbnails: bool,
+    seen: Callable[[Case, Volume, Volume | None], None] | None,
+) -> CheckedCase:
     annotated = "not" if not case.labelled else "in part" if case.partly_labelled else "whole"
     blank = CheckedCase(case.identifier, LEFT_OUT, annotated, patient=case.patient, place=case.reader.place)
     try:
@@ -92,6 +100,8 @@ def _inspected(case: Case, dataset: Dataset, thumbnails: bool) -> CheckedCase:
         sizes = segment_sizes(labels, dataset.label_set.segments)
         voxels = {size.segment.name: size.voxels for size in sizes if size.segment.name not in lacking}
         found += _class_findings(voxels, lacking)
+    if seen is not None and not any(finding.spoils for finding in found):
+        seen(case, volume, labels)
     return replace(
         blank,
         shape=volume.shape,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ReCoKDLib.errors import DatasetError, PackageError, ReCoKDError
+from ReCoKDLib.errors import DatasetError, ReCoKDError
 from ReCoKDLib.files import atomic_file, require_new, write_json
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.package import ModelPackage
@@ -19,11 +19,12 @@ from .case_check import check_cases
 from .checked_case import Check, CheckedCase
 from .datasets import Dataset, Split, read_split
 from .datasets.loading import Finding
-from .distiller import WeightedLoss, require_logits_loss
-from .losses import build_loss
+from .inspection import Inspection
+from .model_fit import as_task
 from .progress import Progress
-from .runs import as_task, match_model
-from .training_data import DataSettings, annotated_in_full, line, open_cases, without
+from .run_check import refusals
+from .run_settings import RunSettings
+from .training_data import DataSettings, line, open_cases, without
 
 JSON, CSV, SHEET = "check.json", "check.csv", "check.png"
 FORMAT = 1
@@ -34,26 +35,14 @@ _TILE = 1.9  # inches
 _BAD, _DOUBTFUL, _GOOD = "#c0392b", "#d68910", "#5c6670"
 
 
-def check_sources(
-    settings: DataSettings,
-    teacher: Path | None,
-    output: Path,
-    progress: Progress,
-    *,
-    losses: Mapping[str, float] | None = None,
-    loss_options: Mapping[str, Mapping[str, Any]] | None = None,
-) -> bool:
+def check_sources(settings: RunSettings, progress: Progress) -> bool:
     """Check all cases of a run that is to be; print the table and write JSON, CSV and contact sheet.
 
     JSON and CSV also say where each case is found; what is printed may end in a log, and does not.
 
     Args:
-        settings: Which cases.
-        teacher: Model package of the teacher, if there is to be one.
-        output: Folder for the three files.
+        settings: What will be asked of the run; the three files go to its output folder.
         progress: Where to tell.
-        losses: Distillation losses of that run with their eta; None: they are not looked at.
-        loss_options: Options of each loss.
 
     Returns:
         Whether something would spoil the training (bad cases that are to be skipped do not).
@@ -61,79 +50,45 @@ def check_sources(
     Raises:
         OutputError: One of the files exists, or the folder cannot be written.
     """
+    output = settings.output
     for name in (JSON, CSV, SHEET):
         require_new(output / name)
-    check = _check(settings, teacher, progress, losses, loss_options or {})
+    check = _check(settings, progress)
     write_json(output / JSON, to_dict(check))
     write_csv(check, output / CSV)
     written = [output / JSON, output / CSV, *write_sheets(check, output / SHEET)]
     progress.say(table(check))
     for path in written:
         progress.say(str(path))
-    return any(finding.spoils and not (settings.skip_bad and name) for name, finding in check.all_findings())
+    return any(finding.spoils and not (settings.data.skip_bad and name) for name, finding in check.all_findings())
 
 
-def _check(
-    settings: DataSettings,
-    teacher: Path | None,
-    progress: Progress,
-    losses: Mapping[str, float] | None,
-    loss_options: Mapping[str, Mapping[str, Any]],
-) -> Check:
-    model = None if teacher is None else ModelPackage.open(teacher)
+def _check(settings: RunSettings, progress: Progress) -> Check:
+    data = settings.data
+    teacher = None if settings.teacher is None else ModelPackage.open(settings.teacher)
     try:
-        dataset = open_cases(settings, None if model is None else as_task(model))
+        dataset = open_cases(data, None if teacher is None else as_task(teacher))
     except DatasetError as error:
         return Check((), (Finding("dataset", str(error)),), LabelSet(()))
     more: list[Finding] = []
-    if model is not None:
-        try:
-            match_model(model, dataset, dataset.synonyms)
-        except PackageError as error:
-            more.append(Finding("teacher", str(error)))
-    split = _split(dataset, settings, more)
+    split = _split(dataset, data, more)
+    inspection = Inspection(dataset, split.training)
     progress.stage("Checking the cases", len(dataset.cases))
     check = check_cases(
         dataset,
         split,
-        has_teacher=model is not None,
-        skip_bad=settings.skip_bad,
-        split_again=(lambda left: _split(left, settings, more)) if settings.split is None else None,
+        has_teacher=teacher is not None,
+        skip_bad=data.skip_bad,
+        split_again=(lambda left: _split(left, data, more)) if data.split is None else None,
         thumbnails=True,
+        seen=inspection,
         progress=progress.fraction,
     )
-    if model is not None and losses is not None:
-        used = without(check) if settings.skip_bad else check.split
-        try:
-            _require_losses(used, dataset, model, losses, loss_options)
-        except ReCoKDError as error:
-            more.append(Finding("losses", str(error)))
+    used = without(check) if data.skip_bad else check.split
+    spoiled = any(finding.spoils and not (data.skip_bad and name) for name, finding in check.all_findings())
+    fingerprint = None if spoiled else lambda: inspection.fingerprint(used.training)
+    more += refusals(settings, dataset, used, teacher, fingerprint)
     return replace(check, findings=(*more, *check.findings))
-
-
-def _require_losses(
-    split: Split,
-    dataset: Dataset,
-    model: ModelPackage,
-    losses: Mapping[str, float],
-    loss_options: Mapping[str, Mapping[str, Any]],
-) -> None:
-    channels = model.plan.architecture.features_per_stage  # any do, to know what a loss reads
-    built = [
-        WeightedLoss(
-            build_loss(
-                name,
-                teacher_channels=channels,
-                student_channels=channels,
-                label_set=dataset.label_set,
-                options=loss_options.get(name, {}),
-            ),
-            eta,
-        )
-        for name, eta in losses.items()
-    ]
-    if not annotated_in_full(split.training):
-        require_logits_loss(built)
 
 
 def _split(dataset: Dataset, settings: DataSettings, more: list[Finding]) -> Split:

@@ -20,6 +20,7 @@ from .torchrun import place
 
 if TYPE_CHECKING:
     from .finish import Presentation
+    from .run_settings import RunSettings
     from .runs import Run
     from .training_data import DataSettings
 
@@ -71,7 +72,7 @@ def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -
     if place().size > 1 and arguments.task not in ("teacher", "distill"):
         raise InputError(f"--task {arguments.task} is for one process. Start it without torchrun.")
     if arguments.task == "check":
-        return _check(arguments, progress)
+        return _check(arguments, description, progress)
     if arguments.task == "evaluate":
         _evaluate(arguments, progress)
     elif arguments.task == "export":
@@ -137,19 +138,10 @@ def _data(arguments: argparse.Namespace) -> DataSettings:
     )
 
 
-def _check(arguments: argparse.Namespace, progress: Progress) -> int:
+def _check(arguments: argparse.Namespace, description: Path, progress: Progress) -> int:
     from .check_report import check_sources
-    from .parsing import parse_loss_options, parse_losses
 
-    spoiled = check_sources(
-        _data(arguments),
-        arguments.teacher,
-        arguments.output,
-        progress,
-        losses=parse_losses(arguments.losses),
-        loss_options=parse_loss_options(arguments.lossOptions),
-    )
-    return 1 if spoiled else 0
+    return 1 if check_sources(_settings(arguments, description), progress) else 0
 
 
 def _export(arguments: argparse.Namespace, progress: Progress) -> None:
@@ -158,17 +150,12 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
     progress.say(str(export_nnunet_raw(_data(arguments), arguments.output, progress)))
 
 
-def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
-    from .agreement import from_first
-    from .finish import Presentation
+def _settings(arguments: argparse.Namespace, description: Path) -> RunSettings:
     from .parsing import parse_loss_options, parse_losses, parse_mirror_axes
-    from .run_lock import locked
-    from .runs import RunSettings, check_folder, prepare_run
+    from .run_settings import RunSettings
 
-    if arguments.task == "teacher" and arguments.teacher is not None:
-        raise InputError("--teacher is for students. Leave it out, or use --task distill.")
     distilled = arguments.teacher is not None
-    settings = RunSettings(
+    return RunSettings(
         data=_data(arguments),
         output=arguments.output,
         teacher=arguments.teacher if distilled else None,
@@ -190,6 +177,8 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
         seed=arguments.seed,
         device=arguments.device,
         precision=arguments.precision,
+        augmentation=arguments.augmentation,
+        compile_teacher=arguments.compileTeacher,
         workers=arguments.workers,
         validate_every=arguments.validateEvery,
         validation_cases=arguments.validationCases,
@@ -198,6 +187,18 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
         checkpoint_minutes=arguments.checkpointMinutes,
         configuration=configuration(description, arguments),
     )
+
+
+def _train(arguments: argparse.Namespace, description: Path, progress: Progress) -> None:
+    from .agreement import from_first
+    from .finish import Presentation
+    from .run_folder import check_folder
+    from .run_lock import locked
+    from .runs import prepare_run
+
+    if arguments.task == "teacher" and arguments.teacher is not None:
+        raise InputError("--teacher is for students. Leave it out, or use --task distill.")
+    settings = _settings(arguments, description)
     presentation = Presentation(
         name=arguments.name,
         description=arguments.description,
@@ -242,7 +243,7 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from .datasets import held_out_cases, read_split
     from .evaluation import evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
-    from .runs import for_evaluation
+    from .model_fit import for_evaluation
     from .training_data import open_cases
 
     if not arguments.models:

@@ -20,8 +20,9 @@ from ReCoKDLib.volume import Volume
 
 from .datasets import Case, Dataset, load_case
 from .evaluation import EvaluationResult, evaluate_cases
+from .model_fit import for_evaluation
 from .progress import Progress
-from .runs import Run, for_evaluation
+from .runs import Run
 
 WORST = 3
 

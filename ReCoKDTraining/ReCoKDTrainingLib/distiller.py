@@ -23,6 +23,7 @@ from .losses.base import DistillationLoss, NetworkOutputs, full_precision
 from .losses.reduction import mean_over_processes
 from .losses.segmentation import SegmentationLoss
 from .recorders import EncoderDecoderRecorder, Recorder, pair_stages
+from .stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class Distiller(nn.Module):
         teacher_fills: whether voxels with the ignore label get the teacher's own label for the distillation losses,
             whose masks need one (cases that nobody annotated); L_seg leaves them out either way.
 
+    Attributes:
+        watch: measures both networks' forward passes, if it is on.
+
     Raises:
         ReCoKDError: losses without a teacher, a negative eta or ramp, or losses on logits that can't be compared;
             ``teacher_fills`` with a teacher whose outputs can't be compared.
@@ -124,6 +128,7 @@ class Distiller(nn.Module):
         self.ramp = ramp
         self.teacher_dtype = teacher_dtype
         self.amp_dtype = amp_dtype
+        self.watch = Stopwatch(torch.device("cpu"))
         if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
             raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
         self.connectors = nn.ModuleDict()
@@ -205,15 +210,18 @@ class Distiller(nn.Module):
         Args: as of ``training_loss``.
         """
         active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
-        seen = self._run(self.recorder, self.student, images, True, self.amp_dtype)
+        with self.watch("student"):
+            seen = self._run(self.recorder, self.student, images, True, self.amp_dtype)
         segmentation = self.segmentation_loss(seen.logits, labels)
         if not active or self.teacher is None:
             return segmentation, {}
         ignore = self.segmentation_loss.label_set.ignore_label
         fills = self.teacher_fills and ignore is not None and bool((labels == ignore).any())
+        wanted = fills or any(loss.uses_logits for loss in active.values())
+        with self.watch("teacher"):
+            outputs = self.teacher_outputs(images, wanted)
         with torch.no_grad():
-            wanted = fills or any(loss.uses_logits for loss in active.values())
-            shown = self._paired(self._run(self.teacher_recorder, self.teacher, images, wanted, self.teacher_dtype))
+            shown = self._paired(outputs)
             if fills:
                 labels = self._filled(labels, shown.logits[0])
         with torch.autocast(images.device.type, enabled=False):
@@ -221,6 +229,19 @@ class Distiller(nn.Module):
             aligned = {k: self._aligned(k, seen.features[k], shown.features[k]) for k in sorted(stages)}
         seen = NetworkOutputs(seen.features, seen.logits, aligned)
         return segmentation, {name: loss(seen, shown, labels) for name, loss in active.items()}
+
+    @torch.no_grad()
+    def teacher_outputs(self, images: Tensor, with_logits: bool) -> NetworkOutputs:
+        """The teacher's forward pass on (B, C, D, H, W), for all of its stages and heads."""
+        assert self.teacher is not None
+        return self._run(self.teacher_recorder, self.teacher, images, with_logits, self.teacher_dtype)
+
+    @property
+    def needs_teachers_logits(self) -> bool:
+        """Whether any step may need them, at full eta."""
+        return self.teacher_fills or any(
+            loss.uses_logits and self.etas[name] > 0 for name, loss in self._losses().items()
+        )
 
     @staticmethod
     def _run(

@@ -8,7 +8,7 @@ raw intensities and a checksum that names the data.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -53,6 +53,21 @@ class CaseFingerprint:
     axis_codes: str
     intensity_percentiles: tuple[Float3, ...]
     sha256: str
+
+
+@dataclass(frozen=True)
+class CaseSample:
+    """What a fingerprint needs of one case.
+
+    Attributes:
+        described: The case in numbers.
+        labelled: Whether somebody annotated it.
+        intensities: For each channel some of its foreground's, of an unlabelled case some of all; empty without any.
+    """
+
+    described: CaseFingerprint
+    labelled: bool
+    intensities: tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -225,30 +240,59 @@ def fingerprint_cases(
     """
     if not cases:
         raise DatasetError("The dataset has no cases. Put images in imagesTr and label maps in labelsTr.")
-    described: list[CaseFingerprint] = []
-    samples: list[list[Array]] = [[] for _ in channel_names]
-    nobody_annotated = not any(case.labelled for case in cases)
-    for done, case in enumerate(sorted(cases, key=lambda c: c.identifier), start=1):
+    samples = []
+    for done, case in enumerate(cases, start=1):
         volume, labels = load_case(case, label_set, len(channel_names))
         if labels is None and not unlabelled:
             raise DatasetError(f"The case {case.identifier} has no label map. Add it to labelsTr, or remove the case.")
-        box = bounding_box(non_zero(volume.array))
-        foreground = np.full(volume.array[0][box].shape, nobody_annotated)
-        if labels is not None:
-            foreground = labels.array[0][box] > 0
-            if label_set.ignore_label is not None:
-                foreground &= labels.array[0][box] != label_set.ignore_label
-        random = np.random.RandomState(_SEED)
-        for channel, values in enumerate(volume.array):
-            inside = values[box][foreground].astype(np.float32)
-            if inside.size:
-                samples[channel].append(random.choice(inside, samples_per_case, replace=True))
-        described.append(_described(case, volume, box))
+        samples.append(sample_case(case, volume, labels, label_set, samples_per_case))
         if progress is not None:
             progress(done / len(cases))
-    if not samples[0]:
+    return fingerprint_of(samples)
+
+
+def sample_case(
+    case: Case, volume: Volume, labels: Volume | None, label_set: LabelSet, samples_per_case: int = SAMPLES_PER_CASE
+) -> CaseSample:
+    """What a fingerprint needs of a case; see :func:`fingerprint_cases`.
+
+    Args:
+        case: The case.
+        volume: Its image.
+        labels: Its label map in the numbering of ``label_set``; None where nobody annotated it.
+        label_set: What the label map may hold.
+        samples_per_case: Voxels drawn of each channel.
+    """
+    box = bounding_box(non_zero(volume.array))
+    foreground = np.full(volume.array[0][box].shape, True)
+    if labels is not None:
+        foreground = labels.array[0][box] > 0
+        if label_set.ignore_label is not None:
+            foreground &= labels.array[0][box] != label_set.ignore_label
+    random = np.random.RandomState(_SEED)
+    drawn = []
+    for values in volume.array:
+        inside = values[box][foreground].astype(np.float32)
+        if inside.size:
+            drawn.append(random.choice(inside, samples_per_case, replace=True))
+    return CaseSample(_described(case, volume, box), labels is not None, tuple(drawn))
+
+
+def fingerprint_of(samples: Iterable[CaseSample]) -> Fingerprint:
+    """The fingerprint of cases that were looked at, in any order; see :func:`fingerprint_cases`.
+
+    Raises:
+        DatasetError: There is no case, or none has foreground.
+    """
+    ordered = sorted(samples, key=lambda sample: sample.described.identifier)
+    if not ordered:
+        raise DatasetError("The dataset has no cases. Put images in imagesTr and label maps in labelsTr.")
+    somebody_annotated = any(sample.labelled for sample in ordered)
+    drawn = [sample.intensities for sample in ordered if sample.intensities and sample.labelled == somebody_annotated]
+    if not drawn:
         raise DatasetError("No case has a labelled voxel. Check that labelsTr holds the label maps of these images.")
-    return Fingerprint(tuple(described), tuple(_statistics(np.concatenate(channel)) for channel in samples))
+    channels = (np.concatenate(channel) for channel in zip(*drawn, strict=True))
+    return Fingerprint(tuple(sample.described for sample in ordered), tuple(_statistics(c) for c in channels))
 
 
 def _described(case: Case, volume: Volume, box: tuple[slice, slice, slice]) -> CaseFingerprint:

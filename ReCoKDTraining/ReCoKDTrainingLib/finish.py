@@ -24,7 +24,9 @@ from .environment import versions
 from .evaluation_report import write_reports
 from .progress import Progress
 from .report import write_report
-from .runs import EVALUATION, Run, RunSettings
+from .run_folder import EVALUATION
+from .run_settings import RunSettings
+from .runs import Run
 from .training_data import unlabelled
 
 _BF16_CASES = 8  # whose labels in bf16 are compared with those in f32

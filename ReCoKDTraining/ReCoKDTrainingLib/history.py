@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ReCoKDLib.files import atomic_file
 
+from .stopwatch import SECONDS
 from .validation import DICE
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def draw_curves(history: Sequence[Row], path: Path) -> None:
 
     names = list(dict.fromkeys(name for row in history for name in row))
     counted = ("_pairs", "pairs_")
-    terms = [n for n in names if "/" in n and not n.startswith(("gradient norm/", DICE)) and not _any(counted, n)]
+    terms = [
+        n for n in names if "/" in n and not n.startswith(("gradient norm/", DICE, SECONDS)) and not _any(counted, n)
+    ]
     panels: list[tuple[str, list[str], bool]] = [
         ("Loss", [n for n in ("total", "segmentation") if n in names], False),
         ("Dice of held-out cases", [n for n in names if n.startswith(DICE)], False),

@@ -19,6 +19,7 @@ from ReCoKDLib.files import write_json
 from ReCoKDLib.remaining import Remaining
 
 from .history import CURVES, LOG, Events, Row, best_epoch, draw_curves, write_csv
+from .stopwatch import logged_split
 from .validation import DICE
 
 STATUS = "status.json"
@@ -34,6 +35,7 @@ class Journal:
     ``status.json`` is written whole each time, for programs that watch a run: ``state`` (preparing, training,
     evaluating, done, failed, stopped), ``stage`` and ``fraction`` of it, ``seconds_left`` of the stage, ``epoch``,
     ``epochs``, ``step``, ``losses`` of the last step, ``validation`` (``dice``, ``best_dice``, ``best_epoch``),
+    ``step_seconds`` (mean seconds of a step by part: data, teacher, student, losses, backward, optimiser, rest),
     ``package``, ``report``, ``error``, ``pid``, ``updated`` (ISO 8601). A run that was killed leaves its last state:
     look whether the process is still there.
 
@@ -55,6 +57,7 @@ class Journal:
             "step": 0,
             "losses": {},
             "validation": {"dice": None, "best_dice": None, "best_epoch": None},
+            "step_seconds": {},
             "package": None,
             "report": None,
             "error": None,
@@ -99,6 +102,8 @@ class Journal:
                 "best_epoch": best,
             },
         }
+        if history:
+            self._status["step_seconds"] = logged_split(history[-1]) or self._status["step_seconds"]
         self._write_status(now=True)
         if not history:
             return

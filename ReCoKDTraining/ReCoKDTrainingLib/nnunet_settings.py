@@ -39,8 +39,8 @@ from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.package_files import CHECKSUMS
 from ReCoKDLib.plan import Plan
 
+from .model_fit import TeacherModel
 from .parsing import parse_loss_options, parse_losses
-from .runs import TeacherModel
 
 PREFIX = "RECOKD_"
 _NAMES = ("TEACHER", "TEACHER_FOLD", "WIDTH", "LOSSES", "LOSS_OPTIONS", "RAMP", "EPOCHS")

@@ -107,12 +107,13 @@ class Optimisation:
                 return self._accumulate(images, labels, progress)
 
         terms = self._within_memory(len(images), accumulate)
-        norm = torch.nn.utils.clip_grad_norm_(self.distiller.trained_parameters(), self.gradient_clip)
-        if not torch.isfinite(norm):
-            norms = self.gradient_norms(images, labels, progress)
-            bad = [f"the gradient of {name}" for name, value in norms.items() if not value < float("inf")]
-            raise _not_a_number(bad or ["a gradient"])
-        self.optimiser.step()
+        with self.distiller.watch("optimiser"):
+            norm = torch.nn.utils.clip_grad_norm_(self.distiller.trained_parameters(), self.gradient_clip)
+            if not torch.isfinite(norm):
+                norms = self.gradient_norms(images, labels, progress)
+                bad = [f"the gradient of {name}" for name, value in norms.items() if not value < float("inf")]
+                raise _not_a_number(bad or ["a gradient"])
+            self.optimiser.step()
         return StepReport({name: value.cpu() for name, value in terms.items()}, float(norm))
 
     def gradient_norms(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, float]:
@@ -134,14 +135,17 @@ class Optimisation:
                 raise _not_a_number([f"the weights of {name}"])
 
     def _accumulate(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        watch = self.distiller.watch
         self.optimiser.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
         for some, theirs in zip(images.chunk(self.parts), labels.chunk(self.parts), strict=True):
             share = len(some) / len(images)
-            report = self.distiller.training_loss(some, theirs, progress)
+            with watch("losses"):
+                report = self.distiller.training_loss(some, theirs, progress)
             if not torch.isfinite(report.total):
                 raise _not_a_number([n for n, value in report.terms.items() if not torch.isfinite(value).all()])
-            (report.total if share == 1 else report.total * share).backward()  # type: ignore[no-untyped-call]
+            with watch("backward"):
+                (report.total if share == 1 else report.total * share).backward()  # type: ignore[no-untyped-call]
             for name, value in report.terms.items():
                 terms[name] = value if share == 1 else terms.get(name, torch.zeros_like(value)) + value * share
         average_gradients(self.distiller.trained_parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
@@ -47,8 +47,14 @@ class EncoderDecoderRecorder:
     def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
         """Encoder, then (where the logits are wanted) decoder."""
         parts = cast(Any, network)
-        features = parts.encoder(images)
-        return NetworkOutputs(tuple(features), _listed(parts.decoder(features)) if with_logits else ())
+        return self._outputs(parts.encoder, parts.decoder, images, with_logits)
+
+    @staticmethod
+    def _outputs(
+        encoder: Callable[..., Any], decoder: Callable[..., Any], images: Tensor, with_logits: bool
+    ) -> NetworkOutputs:
+        features = encoder(images)
+        return NetworkOutputs(tuple(features), _listed(decoder(features)) if with_logits else ())
 
     def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
         """The last convolution's weight of the stage."""

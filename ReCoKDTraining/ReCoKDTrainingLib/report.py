@@ -18,7 +18,9 @@ from ReCoKDLib.package import ModelPackage
 from .comparison import Comparison, SharedErrors
 from .evaluation import METRICS, EvaluationResult
 from .history import CURVES, Row, best_epoch, draw_curves
-from .runs import ENVIRONMENT, EVALUATION, Run
+from .run_folder import ENVIRONMENT, EVALUATION
+from .runs import Run
+from .stopwatch import SECONDS, describe_split, logged_split
 from .validation import DICE
 from .worst_cases import draw_worst_case
 
@@ -218,7 +220,7 @@ def _worst(comparison: Comparison) -> str:
 
 
 def _training(run: Run, history: Sequence[Row], curves: Path) -> str:
-    hidden = ("gradient norm/", f"{DICE} ")
+    hidden = ("gradient norm/", f"{DICE} ", SECONDS)
     names = [n for n in dict.fromkeys(n for row in history for n in row) if not n.startswith(hidden)]
     names = [name for name in names if "pairs" not in name]
     chosen = sorted({round(place * (len(history) - 1) / (_ROWS - 1)) for place in range(_ROWS)}) if history else []
@@ -231,6 +233,9 @@ def _training(run: Run, history: Sequence[Row], curves: Path) -> str:
         notes.append(f"Best validation: Dice {_number(dice)} after epoch {best}, on {count} held-out cases.")
     if run.trainer.stopped_early:
         notes.append(f"Training stopped early after epoch {run.trainer.epoch} of {run.trainer.schedule.epochs}.")
+    split = next((split for row in reversed(history) if (split := logged_split(row))), {})
+    if split:
+        notes.append(describe_split(split))
     if run.trainer.optimisation.parts > 1:
         notes.append(
             f"For want of memory each batch went through in {run.trainer.optimisation.parts} parts whose gradients "

@@ -23,7 +23,10 @@ FOREGROUND_EVERY = 3  # one patch in three is centred on a foreground voxel
 
 @contextmanager
 def seeded(seed: Sequence[int]) -> Iterator[None]:
-    """Seed NumPy's and torch's global generators, which batchgeneratorsv2 draws from, and put them back after."""
+    """Seed NumPy's and torch's global generators, which batchgeneratorsv2 draws from, and put them back after.
+
+    Those of GPUs are seeded too, and not put back: whatever draws from them seeds them first.
+    """
     numpy_state = np.random.get_state()  # noqa: NPY002 - the library's generator is this one
     torch_state = torch.random.get_rng_state()
     first, second = np.random.SeedSequence(list(seed)).generate_state(2)
@@ -82,6 +85,7 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         length: Number of samples of the whole run.
         mirror_axes: Axes that augmentation may flip.
         augment: Whether to augment (else the patch is cut without margin).
+        on_device: Whether samples come as they were cut, for :meth:`augmented` to augment whole batches on the device.
         unlabelled_weight: How often a case without annotation is drawn, beside one with.
     """
 
@@ -95,13 +99,15 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         mirror_axes: tuple[int, ...] = (0, 1, 2),
         augment: bool = True,
         unlabelled_weight: float = 1.0,
+        on_device: bool = False,
     ) -> None:
         self.cases = tuple(cases)
         self.seed = seed
         self.length = length
         self.patch_size: Int3 = plan.patch_size
         self.source_size: Int3 = source_patch_size(plan.patch_size) if augment else plan.patch_size
-        self.transforms = training_transforms(plan, mirror_axes) if augment else None
+        self.transforms = training_transforms(plan, mirror_axes, on_device) if augment else None
+        self.on_device = on_device
         self.ignore_label = label_set.ignore_label
         weights = np.array([1.0 if case.labelled else unlabelled_weight for case in self.cases])
         # Without weights the draw stays the one that it is in nnU-Net.
@@ -127,12 +133,37 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return chosen
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(channel, x, y, z) float32 image and (1, x, y, z) int16 labels of the plan's patch size."""
+        """(channel, x, y, z) float32 image and (1, x, y, z) int16 labels of the plan's patch size.
+
+        Of the source's size, with :data:`OUTSIDE` where there is no image, if they are augmented later.
+        """
+        image, target = self._cut(index)
+        return (image, target) if self.on_device else self._augmented(image, target, index)
+
+    @torch.no_grad()
+    def augmented(
+        self, images: torch.Tensor, targets: torch.Tensor, indices: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch as ``on_device`` gives it, augmented on its device.
+
+        Args:
+            images: (B, channel, x, y, z) float32; may be changed.
+            targets: (B, 1, x, y, z) int16; may be changed.
+            indices: Of the samples.
+        """
+        made = [self._augmented(*sample) for sample in zip(images, targets, indices, strict=True)]
+        patches, labels = zip(*made, strict=True)
+        return torch.stack(patches), torch.stack(labels)
+
+    def _drawn(self, index: int) -> tuple[int, np.random.Generator]:
+        """The case that a sample is of, and the generator for what else is drawn."""
         rng = np.random.default_rng([self.seed, index])
         if self._shares is None:
-            number = int(rng.integers(len(self.cases)))
-        else:
-            number = int(rng.choice(len(self.cases), p=self._shares))
+            return int(rng.integers(len(self.cases))), rng
+        return int(rng.choice(len(self.cases), p=self._shares)), rng
+
+    def _cut(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        number, rng = self._drawn(index)
         case = self.cases[number]
         data, labels = case.data(), case.labels()
         centre = self._centre(rng, number, index % FOREGROUND_EVERY == FOREGROUND_EVERY - 1)
@@ -143,15 +174,16 @@ class PatchDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             self.patch_size,
             None if centre is None else centre.tolist(),
         )
-        image = cut(data, start, self.source_size, 0)
-        target = cut(labels, start, self.source_size, OUTSIDE)
+        return cut(data, start, self.source_size, 0), cut(labels, start, self.source_size, OUTSIDE)
+
+    def _augmented(self, image: torch.Tensor, target: torch.Tensor, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self.transforms is None:
             target[target == OUTSIDE] = 0
         else:
             with seeded([self.seed, index, 1]):
                 result = self.transforms(image=image, segmentation=target)
             image, target = result["image"], result["segmentation"]
-        if not case.labelled:  # also where the patch reaches out of the image
+        if not self.cases[self._drawn(index)[0]].labelled:  # also where the patch reaches out of the image
             assert self.ignore_label is not None
             target = torch.full_like(target, self.ignore_label)
         return image, target

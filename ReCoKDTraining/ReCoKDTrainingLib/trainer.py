@@ -3,76 +3,31 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ReCoKDLib.errors import Cancelled, ReCoKDError
 
 from .agreement import State, agree, from_first
+from .batches import Batch, batches
 from .checkpoints import Checkpoints
 from .distiller import Distiller
 from .history import Row, best_epoch, validations_since
 from .losses.reduction import several_processes, sum_over_processes
 from .optimisation import Optimisation
-from .processes import own_samples, share_of_batch, share_parameters
+from .processes import share_parameters
 from .progress import Progress
 from .sampling import PatchDataset
+from .schedule import Schedule
+from .stopwatch import SECONDS, Stopwatch, describe_split, is_measured, logged_split, split_of_step
 from .torchrun import place
 from .validation import DICE, Validation
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to learn; the defaults are nnU-Net's.
-
-    Attributes:
-        epochs: Number of epochs; learning rate and eta change between epochs.
-        steps_per_epoch: Optimiser steps an epoch.
-        batch_size: Patches a step.
-        learning_rate: At the start; falls as (1 - epoch / epochs) ** 0.9.
-        momentum: Nesterov momentum.
-        weight_decay: On everything that is trained.
-        gradient_clip: Largest norm of the gradient of everything that is trained, taken together.
-        seed: Of initialisation, sampling and augmentation.
-    """
-
-    epochs: int = 1000
-    steps_per_epoch: int = 250
-    batch_size: int = 2
-    learning_rate: float = 1e-2
-    momentum: float = 0.99
-    weight_decay: float = 3e-5
-    gradient_clip: float = 12.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "batch_size", "learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise ReCoKDError(f"{name} must be larger than 0; it is {getattr(self, name)}.")
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def samples(self) -> int:
-        """Patches seen in the whole run."""
-        return self.steps * self.batch_size
-
-    def rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        return float(self.learning_rate * (1 - epoch / self.epochs) ** 0.9)
 
 
 class Trainer:
@@ -133,6 +88,7 @@ class Trainer:
             seed=schedule.seed,
             say=progress.say,
         )
+        self.watch = distiller.watch = Stopwatch(device)
         self.step = 0
         self.history: list[Row] = []
         # Of the epoch that is under way: sums of the losses, the losses' counters, seconds
@@ -179,30 +135,33 @@ class Trainer:
         self.progress.stage("Training", schedule.steps, self.step, part=(0.05, 0.95))
         if self.progress.journal is not None:
             self.progress.journal.epochs(self.history, schedule.epochs)
-        with closing(self._batches()) as batches:  # its workers end with it
-            self._learn_from(batches)
+        made = batches(self.patches, schedule, self.step, self.device, self.workers)
+        with closing(made):  # its workers end with it
+            self._learn_from(made)
         if self.stopped_early and self.step < schedule.steps:
             self.progress.say(
                 f"Stopped early after epoch {self.epoch}; "
                 f"the best validation was after epoch {best_epoch(self.history)}."
             )
 
-    def _learn_from(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def _learn_from(self, made: Iterator[Batch]) -> None:
         schedule = self.schedule
         saved = begun = time.monotonic()
         self._validate()
         while not self.finished:
             epoch = self.epoch
             try:
-                images, labels = next(batches)
+                batch = next(made)
             except RuntimeError:
                 if self.progress.stop() and place().size == 1:  # it went to the workers as well, which have ended
                     self._stop()
                 raise
             waited = time.monotonic()
-            images = images.to(self.device, non_blocking=True)
-            labels = labels.to(self.device, non_blocking=True).long()
+            self.watch.on = is_measured(self.step % schedule.steps_per_epoch, schedule.steps_per_epoch)
+            with self.watch("data"):
+                images, labels = self._brought(*batch)
             self._learn(images, labels)
+            self.watch.on = False
             last = self.step % schedule.steps_per_epoch == 0
             norms = self.optimisation.gradient_norms(images, labels, epoch / schedule.epochs) if last else {}
             now = time.monotonic()
@@ -218,6 +177,14 @@ class Trainer:
             if State.SAVE in states:
                 self.save()
                 saved = time.monotonic()
+
+    def _brought(self, images: Tensor, labels: Tensor, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The batch on the device, and augmented there where the workers do not."""
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        if self.patches.on_device:
+            images, labels = self.patches.augmented(images, labels, numbers)
+        return images, labels.long()
 
     def _wish(self, saved: float) -> State:
         """What this process wants after a step, ``saved`` being the time of the last checkpoint."""
@@ -252,9 +219,17 @@ class Trainer:
         self._count()
         row = {name: float(value) / self.schedule.steps_per_epoch for name, value in self._sums.items()}
         row |= {f"gradient norm/{name}": norm for name, norm in norms.items()} | self._counters
-        seconds = self._seconds["seconds"]
+        seconds, waited = self._seconds["seconds"], self._seconds["seconds waiting for data"]
+        steps = self.schedule.steps_per_epoch
+        split = split_of_step(self.watch, seconds / steps, waited / steps)
+        # Only when a part joins in, such as the teacher once the weight of its losses has risen above 0.
+        if split and split.keys() != (logged_split(self.history[-1]) if self.history else {}).keys():
+            self.progress.say(describe_split(split))
+        self.watch.clear()
         self.history.append(
-            {"epoch": self.epoch, "learning rate": self.schedule.rate(self.epoch - 1), **self._seconds} | row
+            {"epoch": self.epoch, "learning rate": self.schedule.rate(self.epoch - 1), **self._seconds}
+            | {SECONDS + part: value for part, value in split.items()}
+            | row
         )
         self._sums, self._counters, self._seconds = {}, {}, dict.fromkeys(self._seconds, 0.0)
         self.save()
@@ -290,24 +265,6 @@ class Trainer:
     def _stop(self) -> None:
         self.save()
         raise Cancelled(f"Stopped after step {self.step} of {self.schedule.steps}; the checkpoint is written.")
-
-    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """All batches that remain, in order; of several processes each has its share of them."""
-        schedule = self.schedule
-        options: dict[str, Any] = {}
-        if self.workers:
-            # spawn behaves the same on all systems, and does not copy torch's threads
-            options = {"multiprocessing_context": "spawn", "prefetch_factor": 4}
-        loader = DataLoader(
-            self.patches,
-            batch_size=share_of_batch(schedule.batch_size),
-            sampler=own_samples(self.step * schedule.batch_size, schedule.samples, schedule.batch_size),
-            num_workers=self.workers,
-            worker_init_fn=_quiet_worker if self.workers else None,
-            pin_memory=self.device.type == "cuda",
-            **options,
-        )
-        yield from loader
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all, and tell the journal.
@@ -357,16 +314,3 @@ class Trainer:
             raise ReCoKDError(
                 f"The checkpoint does not fit this run ({error}). Resume with the network and losses of its run."
             ) from error
-
-
-def _quiet_worker(worker: int) -> None:
-    """A patch worker must not compete with the network for cores; Ctrl-C in a shell is for the trainer alone."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if place().size > 1:  # torchrun asks everybody to end, and the trainer's last step may need a worker still
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def default_workers() -> int:
-    """Half the cores, at least one; of several processes on a machine each has its share of them."""
-    return max(1, math.floor((os.cpu_count() or 1) / 2 / place().local_size))

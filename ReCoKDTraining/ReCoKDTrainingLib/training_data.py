@@ -1,4 +1,4 @@
-"""The cases of a run, opened, checked and split."""
+"""Which cases a run uses, and with which classes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ReCoKDLib.errors import DatasetError
 from ReCoKDLib.labels import LabelSet
 
-from .case_check import check_cases
 from .checked_case import Check
 from .class_matching import select_classes
-from .datasets import Case, Dataset, SourceOptions, Split, Task, open_datasets, read_split
+from .datasets import Case, Dataset, SourceOptions, Split, Task, open_datasets
 from .datasets.loading import Finding
-from .progress import Progress
 
 
 @dataclass(frozen=True)
@@ -67,43 +64,6 @@ def open_cases(settings: DataSettings, model: Task | None) -> Dataset:
     if settings.unlabelled_weight == 0:
         return dataset.without([case.identifier for case in unlabelled(dataset.cases)])
     return dataset
-
-
-def checked_split(
-    dataset: Dataset, settings: DataSettings, has_teacher: bool, progress: Progress
-) -> tuple[Dataset, Split]:
-    """The split of a run, after a look at every case; warnings are told.
-
-    Returns:
-        The dataset and the split, both without bad cases where these are to be skipped.
-
-    Raises:
-        DatasetError: Something would spoil the training; all of it is named.
-    """
-    split = read_split(dataset, settings.split, settings.fold, unlabelled=True)
-    progress.stage("Checking the cases", len(dataset.cases), part=(0.0, 0.01))
-    check = check_cases(
-        dataset,
-        split,
-        has_teacher=has_teacher,
-        skip_bad=settings.skip_bad,
-        split_again=(lambda left: read_split(left, None, unlabelled=True)) if settings.split is None else None,
-        progress=progress.fraction,
-    )
-    spoiling = [
-        line(name, finding)
-        for name, finding in check.all_findings()
-        if finding.spoils and not (settings.skip_bad and name)
-    ]
-    if spoiling:
-        raise DatasetError(
-            f"{len(spoiling)} thing(s) would spoil the training:\n"
-            + "\n".join(spoiling)
-            + ("" if settings.skip_bad else "\nCorrect them, or go on without the bad cases (--skip-bad).")
-        )
-    for name, finding in check.all_findings():
-        progress.say(f"{'skipped' if finding.spoils else 'warning'}: {line(name, finding)}")
-    return dataset.without(check.bad), without(check)
 
 
 def without(check: Check) -> Split:

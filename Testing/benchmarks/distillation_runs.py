@@ -26,7 +26,9 @@ from ReCoKDLib.prediction import Predictor
 from ReCoKDTrainingLib.evaluation import EvaluationResult, evaluate_cases
 from ReCoKDTrainingLib.finish import Presentation, finish_run
 from ReCoKDTrainingLib.progress import Progress
-from ReCoKDTrainingLib.runs import PLAN, Run, RunSettings, prepare_run
+from ReCoKDTrainingLib.run_folder import PLAN
+from ReCoKDTrainingLib.run_settings import RunSettings
+from ReCoKDTrainingLib.runs import Run, prepare_run
 from ReCoKDTrainingLib.training_data import DataSettings
 
 RESULT = "result.json"
@@ -285,7 +287,7 @@ def measure_teacher(setting: Setting, progress: Progress) -> None:
     if path.is_file():
         return
     from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
-    from ReCoKDTrainingLib.runs import for_evaluation
+    from ReCoKDTrainingLib.model_fit import for_evaluation
 
     package = ModelPackage.open(setting.teacher)
     dataset = for_evaluation(package, NnunetRawDataset(setting.dataset))

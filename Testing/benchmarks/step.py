@@ -9,106 +9,33 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
 
 from ReCoKDLib.networks import build_network, load_weights
 from ReCoKDLib.package import ModelPackage
-from ReCoKDLib.plan import Int3, Plan
+from ReCoKDLib.plan import Plan
+from ReCoKDTrainingLib.building import build_distiller
 from ReCoKDTrainingLib.cache import CachedCase, class_locations, preprocess_cases
 from ReCoKDTrainingLib.class_matching import match_classes
 from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
-from ReCoKDTrainingLib.distiller import Distiller
-from ReCoKDTrainingLib.losses.base import NetworkOutputs
+from ReCoKDTrainingLib.optimisation import Optimisation
 from ReCoKDTrainingLib.precision import CHOICES, arranged, autocast_dtype
-from ReCoKDTrainingLib.recorders import Recorder
-from ReCoKDTrainingLib.runs import build_distiller
 from ReCoKDTrainingLib.sampling import PatchDataset
+from ReCoKDTrainingLib.stopwatch import PARTS, Stopwatch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEACHER = REPOSITORY / "Resources" / "Teachers" / "hippocampus-teacher.recokd.zip"
 SPLIT = REPOSITORY / "Resources" / "split_hippocampus.json"
 BATCH = 2
 LARGEST_COST, LARGEST_SHARE = 1.35, 0.15
-PARTS = ("data", "teacher", "student", "losses", "backward", "optimiser")
-
-
-class Stopwatch:
-    """Processor and clock seconds by name, one entry for each time that something was measured."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.cpu: dict[str, list[float]] = defaultdict(list)
-        self.wall: dict[str, list[float]] = defaultdict(list)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Measure the block."""
-        self._wait()
-        cpu, wall = time.process_time(), time.perf_counter()
-        yield
-        self._wait()
-        self.cpu[name].append(time.process_time() - cpu)
-        self.wall[name].append(time.perf_counter() - wall)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-class TimedRecorder:
-    """A recorder that is measured as ``name``."""
-
-    def __init__(self, recorder: Recorder, watch: Stopwatch, name: str) -> None:
-        self.recorder, self.watch, self.name = recorder, watch, name
-
-    def channels(self, network: nn.Module) -> tuple[int, ...]:
-        """As the recorder's."""
-        return self.recorder.channels(network)
-
-    def strides(self, network: nn.Module) -> tuple[Int3, ...]:
-        """As the recorder's."""
-        return self.recorder.strides(network)
-
-    def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
-        """As the recorder's."""
-        with self.watch(self.name):
-            return self.recorder.run(network, images, with_logits)
-
-    def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
-        """As the recorder's."""
-        return self.recorder.shared_weight(network, stage)
-
-
-class Learner:
-    """A distiller with an optimiser, as in the trainer."""
-
-    def __init__(self, distiller: Distiller, device: torch.device) -> None:
-        self.distiller = distiller.to(device).train()
-        self.optimiser = torch.optim.SGD(
-            distiller.trained_parameters(), lr=1e-3, momentum=0.99, weight_decay=3e-5, nesterov=True
-        )
-
-    def step(self, images: Tensor, labels: Tensor, watch: Stopwatch, name: str) -> None:
-        """One step at full eta, measured as ``name``, ``name forward``, ``name backward`` and ``name optimiser``."""
-        with watch(name):
-            with watch(f"{name} forward"):
-                report = self.distiller.training_loss(images, labels, 1.0)
-            with watch(f"{name} backward"):
-                self.optimiser.zero_grad(set_to_none=True)
-                report.total.backward()  # type: ignore[no-untyped-call]
-            with watch(f"{name} optimiser"):
-                torch.nn.utils.clip_grad_norm_(self.distiller.trained_parameters(), 12.0)
-                self.optimiser.step()
+RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -121,13 +48,30 @@ class Setting:
     dtype: torch.dtype | None
 
 
-def measure(teacher: ModelPackage, patches: PatchDataset, setting: Setting) -> Stopwatch:
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, each part once in every repeat.
+
+    Attributes:
+        data: A batch of patches, as ``data``.
+        teacher: The whole teacher's forward pass, as ``teacher``.
+        plain: A step from the labels alone, by its parts and ``rest``.
+        recokd: A step of ReCo-KD, in the same way.
+    """
+
+    data: Stopwatch
+    teacher: Stopwatch
+    plain: Stopwatch
+    recokd: Stopwatch
+
+
+def measure(teacher: ModelPackage, patches: PatchDataset, setting: Setting) -> Measured:
     """Every part of a step, ``setting.repeats`` times in turn, after a warm-up."""
-    watch = Stopwatch(setting.device)
+    measured = Measured(*(Stopwatch(setting.device, on=True) for _ in fields(Measured)))
     plan = teacher.plan.with_width(setting.width)
     classes = match_classes(teacher.label_set, teacher.label_set, "the dataset", "the teacher")
 
-    def learner(losses: dict[str, float]) -> Learner:
+    def learner(losses: dict[str, float], watch: Stopwatch) -> Optimisation:
         student = build_network(plan.architecture, plan.channels, teacher.label_set.number_of_heads, True)
         distiller = build_distiller(
             arranged(student, setting.device, plan.architecture),
@@ -139,84 +83,94 @@ def measure(teacher: ModelPackage, patches: PatchDataset, setting: Setting) -> S
             loss_options={},
             ramp=0.0,
             dtype=setting.dtype,
+        ).to(setting.device)
+        distiller.watch = watch
+        return Optimisation(
+            distiller.train(),
+            learning_rate=RATE,
+            momentum=0.99,
+            weight_decay=3e-5,
+            gradient_clip=12.0,
+            seed=0,
+            say=print,
         )
-        if losses:
-            distiller.recorder = TimedRecorder(distiller.recorder, watch, "ReCo-KD student")
-            distiller.teacher_recorder = TimedRecorder(distiller.teacher_recorder, watch, "ReCo-KD teacher")
-        return Learner(distiller, setting.device)
 
-    plain, recokd = learner({}), learner({"reco": 1.0})
+    plain, recokd = learner({}, measured.plain), learner({"reco": 1.0}, measured.recokd)
     whole_teacher = build_network(teacher.plan.architecture, plan.channels, teacher.label_set.number_of_heads)
     load_weights(whole_teacher, teacher.weights(0))
     whole_teacher.to(setting.device).eval()
     for repeat in range(-2, setting.repeats):
         if repeat == 0:
-            watch.cpu.clear()
-            watch.wall.clear()
-        with watch("data"):
+            for each in fields(Measured):
+                getattr(measured, each.name).clear()
+        with measured.data("data"):
             samples = [patches[(repeat + 2) * BATCH + n] for n in range(BATCH)]
             images, labels = (torch.stack(parts) for parts in zip(*samples, strict=True))
         images, labels = images.to(setting.device), labels.to(setting.device).long()
         with (
-            watch("teacher forward"),
+            measured.teacher("teacher"),
             torch.no_grad(),
             torch.autocast(setting.device.type, dtype=setting.dtype, enabled=setting.dtype is not None),
         ):
             whole_teacher(images)
-        plain.step(images, labels, watch, "plain")
-        recokd.step(images, labels, watch, "ReCo-KD")
-    return watch
+        for optimisation in (plain, recokd):
+            with optimisation.distiller.watch("rest"):
+                optimisation.step(images, labels, 1.0, RATE, repeat + 2)
+    return measured
 
 
-def split_of_step(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Median seconds of each of ``PARTS`` of a ReCo-KD step."""
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    teacher, student = median["ReCo-KD teacher"], median["ReCo-KD student"]
-    return {
-        "data": median["data"],
-        "teacher": teacher,
-        "student": student,
-        "losses": median["ReCo-KD forward"] - teacher - student,
-        "backward": median["ReCo-KD backward"],
-        "optimiser": median["ReCo-KD optimiser"],
-    }
+Seconds = Callable[[Stopwatch], Mapping[str, Sequence[float]]]
+CLOCK: Seconds = attrgetter("clock")
+PROCESSOR: Seconds = attrgetter("processor")
 
 
-def relative_cost(seconds: dict[str, list[float]]) -> float:
+def split(measured: Measured, seconds: Seconds) -> dict[str, float]:
+    """Median seconds of each part of a ReCo-KD step, the data's included."""
+    found = {**seconds(measured.recokd), **seconds(measured.data)}
+    return {part: statistics.median(found[part]) for part in PARTS}
+
+
+def whole_steps(watch: Stopwatch, seconds: Seconds) -> list[float]:
+    """Seconds of every step, all parts together."""
+    return [sum(parts) for parts in zip(*seconds(watch).values(), strict=True)]
+
+
+def relative_cost(measured: Measured, seconds: Seconds) -> float:
     """Median over the repeats of ReCo-KD step / (teacher forward + plain student step)."""
-    parts = zip(seconds["ReCo-KD"], seconds["teacher forward"], seconds["plain"], strict=True)
-    return statistics.median(step / (teacher + plain) for step, teacher, plain in parts)
+    steps, plain = (whole_steps(watch, seconds) for watch in (measured.recokd, measured.plain))
+    parts = zip(steps, seconds(measured.teacher)["teacher"], plain, strict=True)
+    return statistics.median(step / (forward + alone) for step, forward, alone in parts)
 
 
-def augmentation_share(seconds: dict[str, list[float]]) -> float:
+def augmentation_share(measured: Measured, seconds: Seconds) -> float:
     """Mean seconds of the data over those of the data and the ReCo-KD step.
 
     Means, since most patches are not rotated and the median would know those only.
     """
-    data, step = statistics.fmean(seconds["data"]), statistics.fmean(seconds["ReCo-KD"])
-    return data / (data + step)
+    data = statistics.fmean(seconds(measured.data)["data"])
+    return data / (data + statistics.fmean(whole_steps(measured.recokd, seconds)))
 
 
-def table(watches: dict[str, Stopwatch]) -> str:
+def table(students: Mapping[str, Measured]) -> str:
     """The split in milliseconds (processor / clock) and both ratios, one row for each student."""
     lines = [
         f"| student | {' | '.join(PARTS)} | ReCo-KD step / (teacher forward + plain step) | data's share of a step |",
         "|---" * (len(PARTS) + 3) + "|",
     ]
-    for name, watch in watches.items():
-        cpu, wall = split_of_step(watch.cpu), split_of_step(watch.wall)
-        split = " | ".join(f"{1e3 * cpu[part]:.1f} / {1e3 * wall[part]:.1f}" for part in PARTS)
-        costs = " / ".join(f"{relative_cost(seconds):.2f}" for seconds in (watch.cpu, watch.wall))
-        shares = " / ".join(f"{augmentation_share(seconds):.1%}" for seconds in (watch.cpu, watch.wall))
-        lines.append(f"| {name} | {split} | {costs} | {shares} |")
+    for name, measured in students.items():
+        cpu, wall = split(measured, PROCESSOR), split(measured, CLOCK)
+        parts = " | ".join(f"{1e3 * cpu[part]:.1f} / {1e3 * wall[part]:.1f}" for part in PARTS)
+        costs = " / ".join(f"{relative_cost(measured, seconds):.2f}" for seconds in (PROCESSOR, CLOCK))
+        shares = " / ".join(f"{augmentation_share(measured, seconds):.1%}" for seconds in (PROCESSOR, CLOCK))
+        lines.append(f"| {name} | {parts} | {costs} | {shares} |")
     return "\n".join(lines)
 
 
-def verdict(watches: dict[str, Stopwatch]) -> str:
+def verdict(students: Mapping[str, Measured]) -> str:
     """Whether both ratios of the processor's seconds are within their limits."""
     lines = []
-    for name, watch in watches.items():
-        cost, share = relative_cost(watch.cpu), augmentation_share(watch.cpu)
+    for name, measured in students.items():
+        cost, share = relative_cost(measured, PROCESSOR), augmentation_share(measured, PROCESSOR)
         for what, value, largest in (("relative cost", cost, LARGEST_COST), ("data's share", share, LARGEST_SHARE)):
             lines.append(f"{name}: {what} {value:.2f}, {'within' if value <= largest else 'ABOVE'} {largest}")
     return "\n".join(lines)
@@ -274,18 +228,18 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
     dtype = autocast_dtype(device, given.precision)
     torch.manual_seed(0)
     teacher = ModelPackage.open(TEACHER)
-    watches = {}
+    students = {}
     with tempfile.TemporaryDirectory() as folder:
         cases = cases_of(given.data, teacher, Path(folder), given.cases)
         patches = patches_of(cases, teacher, teacher.plan, given.repeats)
         for width in given.widths:
-            watches[f"x1/{2**width}"] = measure(teacher, patches, Setting(width, given.repeats, device, dtype))
+            students[f"x1/{2**width}"] = measure(teacher, patches, Setting(width, given.repeats, device, dtype))
     say(
         f"Batch {BATCH} of {'x'.join(map(str, teacher.plan.patch_size))}, {device}, {dtype or torch.float32}, "
         f"{given.threads} thread(s), {given.repeats} repeats; milliseconds of processor / clock, medians"
     )
-    say(table(watches))
-    say(verdict(watches))
+    say(table(students))
+    say(verdict(students))
 
 
 if __name__ == "__main__":

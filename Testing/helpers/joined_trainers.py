@@ -19,7 +19,8 @@ from ReCoKDTrainingLib.processes import joined
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder
 from ReCoKDTrainingLib.sampling import PatchDataset
-from ReCoKDTrainingLib.trainer import Schedule, Trainer
+from ReCoKDTrainingLib.schedule import Schedule
+from ReCoKDTrainingLib.trainer import Trainer
 
 PLAN = small_plan(patch_size=(16, 16, 16), features=(8, 16, 16))
 STEPS = 3

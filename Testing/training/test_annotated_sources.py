@@ -21,7 +21,7 @@ from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.case_check import check_cases
 from ReCoKDTrainingLib.cli import main
 from ReCoKDTrainingLib.datasets import Dataset, SourceOptions, Split, load_case, open_dataset, open_datasets
-from ReCoKDTrainingLib.runs import for_evaluation, match_model
+from ReCoKDTrainingLib.model_fit import for_evaluation, match_model
 
 
 @pytest.fixture

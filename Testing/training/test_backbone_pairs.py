@@ -34,7 +34,8 @@ from ReCoKDTrainingLib.losses import NetworkOutputs, SegmentationLoss, build_los
 from ReCoKDTrainingLib.planner import with_backbone
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.recorders import pair_stages, recorder_for
-from ReCoKDTrainingLib.runs import RunSettings, prepare_run
+from ReCoKDTrainingLib.run_settings import RunSettings
+from ReCoKDTrainingLib.runs import prepare_run
 from ReCoKDTrainingLib.training_data import DataSettings
 
 LABELS = plain_labels(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -16,19 +17,22 @@ from torch import Tensor
 from plans import small_plan
 from ReCoKDLib.errors import Cancelled, ReCoKDError
 from ReCoKDLib.networks import build_network
+from ReCoKDTrainingLib import trainer as trainer_module
 from ReCoKDTrainingLib.cache import CachedCase, preprocess_cases
 from ReCoKDTrainingLib.checkpoints import Checkpoints
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.history import LOG, Row
-from ReCoKDTrainingLib.journal import Journal
+from ReCoKDTrainingLib.journal import STATUS, Journal
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
 from ReCoKDTrainingLib.optimisation import is_out_of_memory
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder
 from ReCoKDTrainingLib.resuming import differences, require_same
 from ReCoKDTrainingLib.sampling import PatchDataset
-from ReCoKDTrainingLib.trainer import Schedule, Trainer
+from ReCoKDTrainingLib.schedule import Schedule
+from ReCoKDTrainingLib.stopwatch import PARTS, logged_split
+from ReCoKDTrainingLib.trainer import Trainer
 from ReCoKDTrainingLib.validation import DICE, Validation, spread_out
 
 PLAN = small_plan(patch_size=(16, 16, 16), features=(8, 16, 16))
@@ -45,7 +49,13 @@ def cached(dataset: NnunetRawDataset, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def make(
-    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], folder: Path, schedule: Schedule, *, distil: bool = True
+    dataset: NnunetRawDataset,
+    cached: tuple[CachedCase, ...],
+    folder: Path,
+    schedule: Schedule,
+    *,
+    distil: bool = True,
+    on_device: bool = False,
 ) -> Trainer:
     folder.mkdir(exist_ok=True)
     torch.manual_seed(schedule.seed)
@@ -66,7 +76,7 @@ def make(
     distiller = Distiller(
         student, teacher if distil else None, SegmentationLoss(dataset.label_set, 2), losses if distil else None
     )
-    patches = PatchDataset(cached, PLAN, dataset.label_set, schedule.seed, schedule.samples)
+    patches = PatchDataset(cached, PLAN, dataset.label_set, schedule.seed, schedule.samples, on_device=on_device)
     return Trainer(
         schedule,
         distiller,
@@ -152,17 +162,23 @@ def same_run(one: Trainer, two: Trainer) -> bool:
     )
 
 
-@pytest.mark.parametrize(("minutes", "kept"), [(10.0, 3), (0.0, 4)])
+@pytest.mark.parametrize(("minutes", "kept", "on_device"), [(10.0, 3, False), (0.0, 4, False), (0.0, 4, True)])
 def test_resuming_gives_the_same_weights_bit_for_bit(
-    minutes: float, kept: int, dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path
+    minutes: float,
+    kept: int,
+    on_device: bool,
+    dataset: NnunetRawDataset,
+    cached: tuple[CachedCase, ...],
+    tmp_path: Path,
 ) -> None:
     schedule = Schedule(epochs=3, steps_per_epoch=3)
-    whole = make(dataset, cached, tmp_path / "whole", schedule)
+    whole = make(dataset, cached, tmp_path / "whole", schedule, on_device=on_device)
     whole.run()
-    broken = make(dataset, cached, tmp_path / "broken", schedule)
+    broken = make(dataset, cached, tmp_path / "broken", schedule, on_device=on_device)
     broken.checkpoint_seconds = 60 * minutes
     killed_after(broken, 4)
-    resumed = resumed_from(make(dataset, cached, tmp_path / "broken", schedule), tmp_path / "broken")
+    again = make(dataset, cached, tmp_path / "broken", schedule, on_device=on_device)
+    resumed = resumed_from(again, tmp_path / "broken")
     assert resumed.step == kept
     resumed.run()
     assert same_run(whole, resumed)
@@ -222,6 +238,56 @@ def test_log_has_a_row_for_each_epoch(
     assert {"segmentation", "total", "gradient norm/reco", "reco/fg", "reco/ctx"} <= rows[0].keys()
     assert rows[0]["reco/fg"] == ""  # eta is 0 in the first epoch: the teacher is not asked
     assert float(rows[2]["reco/fg"]) > 0
+
+
+def test_augmenting_whole_batches_gives_nearly_the_same_patches(
+    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path
+) -> None:
+    """The same random numbers; rotation and zoom are rounded in another order."""
+    schedule = Schedule(epochs=1, steps_per_epoch=4)
+    here, later = (make(dataset, cached, tmp_path, schedule, on_device=on_device) for on_device in (False, True))
+    for numbers in ([0, 1, 2], [5, 6, 7]):
+        raw, masks = (torch.stack(parts) for parts in zip(*(later.patches[n] for n in numbers), strict=True))
+        assert raw.shape[2:] == later.patches.source_size
+        images, labels = later._brought(raw, masks, numbers)
+        for place, number in enumerate(numbers):
+            image, target = here.patches[number]
+            assert torch.allclose(images[place], image, atol=1e-4)
+            assert torch.equal(labels[place], target.long())
+
+
+def test_the_split_of_a_step_is_kept_and_told_when_a_part_joins_in(
+    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make(dataset, cached, tmp_path / "run", Schedule(epochs=4, steps_per_epoch=2))
+    trainer.progress.journal = Journal(tmp_path / "run")
+    trainer.run()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("A step takes")]
+    assert len(said) == 2, "the teacher is not asked in the first epoch"
+    assert "teacher" not in said[0]
+    assert all(f"{part} " in said[1] for part in ("data", "teacher", "student", "losses", "backward", "optimiser"))
+    row = trainer.history[-1]
+    split = logged_split(row)
+    assert split.keys() == set(PARTS)
+    assert sum(split.values()) >= row["seconds"] / 2 - 1e-6
+    assert split["data"] >= row["seconds waiting for data"] / 2
+    assert json.loads((tmp_path / "run" / STATUS).read_text())["step_seconds"] == split
+    assert not trainer.watch.on
+
+
+def test_measuring_changes_nothing(
+    dataset: NnunetRawDataset,
+    cached: tuple[CachedCase, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = Schedule(epochs=2, steps_per_epoch=2)
+    measured, plain = (make(dataset, cached, tmp_path / name, schedule) for name in ("a", "b"))
+    measured.run()
+    monkeypatch.setattr(trainer_module, "is_measured", lambda step, steps: False)
+    plain.run()
+    assert same_run(measured, plain)
+    assert logged_split(plain.history[-1]) == {}
 
 
 def test_nothing_to_resume_from(tmp_path: Path) -> None:

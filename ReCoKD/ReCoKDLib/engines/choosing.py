@@ -41,8 +41,8 @@ BF16_METRIC = "bf16 against f32"  # of a card's metrics
 # The Dice between the label maps of f32 and bf16, as the card has it, from which on `--precision auto` takes bf16.
 BF16_KEEPS_LABELS = 0.999
 
-# Difference from PyTorch's logits on noise, in standard deviations of these. In f32 the shipped student's differ by 4e-5
-# of them, those of a six-stage network of random weights by 7e-3 (1.5e-4 in the mean; 0.015 % of the labels of noise).
+# Difference from PyTorch's logits on noise, in standard deviations of these. In f32 the shipped student's differ by
+# 4e-5 of them, those of a six-stage network of random weights by 7e-3 (1.5e-4 in the mean; 0.015 % of the labels).
 # The mean finds what is wrong everywhere or along the borders, the largest what is wrong in few places. In bf16, whose
 # rounding alone is 4e-3 and goes through a dozen layers, only the mean tells.
 _F32_DIFFERENCE = 0.001

@@ -19,6 +19,8 @@ from ReCoKDLib.errors import OutputError, PackageError
 from ReCoKDLib.exchange.checkpoints import read_checkpoint
 from ReCoKDLib.files import atomic_file, read_json
 from ReCoKDLib.plan import Plan
+from ReCoKDTrainingLib.building import build_distiller
+from ReCoKDTrainingLib.model_fit import match_model
 from ReCoKDTrainingLib.nnunet_settings import (
     DistillationVariables,
     NnunetTask,
@@ -28,7 +30,6 @@ from ReCoKDTrainingLib.nnunet_settings import (
     student_plans,
 )
 from ReCoKDTrainingLib.processes import average_gradients, share_parameters
-from ReCoKDTrainingLib.runs import build_distiller, match_model
 
 GRADIENT_CLIP = 12.0  # nnU-Net's
 OWN_KEY = "recokd"

@@ -1,0 +1,108 @@
+"""``--task check`` finds what ``--task distill`` would refuse before its first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from packages import small_package
+from raw_dataset import make_raw_dataset
+from ReCoKDLib.files import read_json, write_json
+from ReCoKDTrainingLib.cli import main
+
+SHORT = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "1", "--workers", "0", "--device", "cpu"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return make_raw_dataset(tmp_path / "Dataset901_Blobs", cases=4, geometries=("axis-aligned",))
+
+
+def described(dataset: Path, **changes: object) -> None:
+    write_json(dataset / "dataset.json", {**read_json(dataset / "dataset.json"), **changes}, overwrite=True)
+
+
+def without_structures(dataset: Path, unlabelled: Sequence[int]) -> None:
+    """Some cases lose their label map, the others' are all background."""
+    for number, path in enumerate(sorted((dataset / "labelsTr").iterdir())):
+        if number in unlabelled:
+            path.unlink()
+            continue
+        image = sitk.ReadImage(str(path))
+        empty = sitk.GetImageFromArray(np.zeros_like(sitk.GetArrayFromImage(image)))
+        empty.CopyInformation(image)
+        sitk.WriteImage(empty, str(path))
+
+
+def refused(arguments: Sequence[str], tmp_path: Path, capsys: Capture) -> str:
+    """What both say; that of the check."""
+    assert main(["--task", "distill", *arguments, "--output", str(tmp_path / "run"), *SHORT]) == 2
+    error = capsys.readouterr().err.strip().removeprefix("recokd-training: ")
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "checked")]) == 1
+    told = capsys.readouterr().out
+    (line,) = [line for line in told.splitlines() if line.startswith("ERROR")]
+    assert error in line
+    return line
+
+
+def test_regions_against_labels(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    described(dataset, labels={"background": 0, "anterior": [1, 2], "posterior": [2]}, regions_class_order=[1, 2])
+    teacher = small_package(tmp_path / "teacher.recokd.zip")
+    arguments = ["--dataset", str(dataset), "--teacher", str(teacher)]
+    assert "losses: Of teacher and student" in refused([*arguments, "--losses", "reco=1,logits=1"], tmp_path, capsys)
+
+
+def test_regions_against_labels_where_the_teacher_would_stand_in(
+    dataset: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    described(dataset, labels={"background": 0, "anterior": [1, 2], "posterior": [2]}, regions_class_order=[1, 2])
+    (dataset / "labelsTr" / "blobs_001.nii.gz").unlink()
+    teacher = small_package(tmp_path / "teacher.recokd.zip")
+    arguments = ["--dataset", str(dataset), "--teacher", str(teacher)]
+    assert "can't stand in where nobody annotated" in refused(arguments, tmp_path, capsys)
+
+
+def test_a_teacher_of_several_folds(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    teacher = small_package(tmp_path / "teacher.recokd.zip", folds=2)
+    line = refused(["--dataset", str(dataset), "--teacher", str(teacher)], tmp_path, capsys)
+    assert "is an ensemble of 2 folds" in line
+
+
+def test_annotated_cases_without_any_structure(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    without_structures(dataset, unlabelled=(0, 1))
+    (tmp_path / "split.json").write_text(json.dumps({"train": [f"blobs_00{n}" for n in range(3)], "val": []}))
+    teacher = small_package(tmp_path / "teacher.recokd.zip")
+    arguments = ["--dataset", str(dataset), "--teacher", str(teacher), "--split", str(tmp_path / "split.json")]
+    assert "labels: No case has a labelled voxel" in refused(arguments, tmp_path, capsys)
+
+
+def test_initial_weights_for_other_labels(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    described(dataset, labels={"background": 0, "posterior": 1, "anterior": 2})
+    model = small_package(tmp_path / "model.recokd.zip")
+    arguments = ["--dataset", str(dataset), "--teacher", str(model), "--initial", str(model)]
+    assert "initial weights: The model blobs-x4 has the labels" in refused(arguments, tmp_path, capsys)
+
+
+def test_nothing_to_choose_the_best_weights_by(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "split.json").write_text(json.dumps({"train": [f"blobs_00{n}" for n in range(4)], "val": []}))
+    arguments = ["--dataset", str(dataset), "--split", str(tmp_path / "split.json"), "--ship", "best"]
+    assert "split: Early stopping and the best weights need held-out cases" in refused(arguments, tmp_path, capsys)
+
+
+def test_images_that_no_plan_can_be_made_for(tmp_path: Path, capsys: Capture) -> None:
+    dataset = make_raw_dataset(tmp_path / "Dataset902_Flat", cases=4, shape=(9, 9, 9), geometries=("axis-aligned",))
+    arguments = ["--dataset", str(dataset), "--memory", "0.001"]
+    assert "ERROR  dataset: plan: " in refused(arguments, tmp_path, capsys)
+
+
+def test_what_can_be_trained_is_not_refused(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    teacher = small_package(tmp_path / "teacher.recokd.zip")
+    arguments = ["--dataset", str(dataset), "--teacher", str(teacher), "--losses", "reco=1,logits=1"]
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "checked")]) == 0
+    assert "0 errors" in capsys.readouterr().out
