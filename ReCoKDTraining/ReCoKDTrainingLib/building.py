@@ -16,6 +16,7 @@ from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
 
 from .class_matching import ClassMap
+from .connectors import ConnectorOptions
 from .datasets import Dataset, Split
 from .distiller import Distiller, WeightedLoss
 from .fingerprint import Fingerprint
@@ -38,6 +39,7 @@ def build_distiller(
     losses: Mapping[str, float],
     loss_options: Mapping[str, Mapping[str, Any]],
     ramp: float,
+    connectors: ConnectorOptions | None = None,
     dtype: torch.dtype | None,
     teacher_fills: bool = False,
 ) -> Distiller:
@@ -52,6 +54,7 @@ def build_distiller(
         losses: Distillation losses with their eta.
         loss_options: Options of each loss.
         ramp: Part of the training over which eta rises.
+        connectors: How connectors start and learn.
         dtype: Of autocast in both networks; None for float32.
         teacher_fills: Whether the teacher's labels stand in where nobody annotated.
 
@@ -98,6 +101,7 @@ def build_distiller(
         teacher_recorder=teacher_recorder,
         class_map=classes,
         teacher_fills=teacher_fills,
+        connectors=connectors,
     )
 
 
@@ -139,6 +143,7 @@ def distiller_for(
         losses=settings.losses,
         loss_options=settings.loss_options,
         ramp=settings.ramp,
+        connectors=settings.connectors,
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     )

@@ -151,6 +151,7 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 def _settings(arguments: argparse.Namespace, description: Path) -> RunSettings:
+    from .connectors import ConnectorOptions
     from .parsing import parse_loss_options, parse_losses, parse_mirror_axes
     from .run_settings import RunSettings
 
@@ -164,6 +165,7 @@ def _settings(arguments: argparse.Namespace, description: Path) -> RunSettings:
         losses=parse_losses(arguments.losses) if distilled else {},
         loss_options=parse_loss_options(arguments.lossOptions) if distilled else {},
         ramp=arguments.ramp,
+        connectors=ConnectorOptions(arguments.connectorStart, arguments.connectorRate),
         plan=arguments.plan,
         planner=arguments.planner,
         memory_gb=arguments.memory or None,

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ReCoKDLib.errors import ReCoKDError
 
 from .class_matching import ClassMap
+from .connectors import ConnectorOptions, Connectors
 from .losses.base import DistillationLoss, NetworkOutputs, full_precision
 from .losses.reduction import mean_over_processes
 from .losses.segmentation import SegmentationLoss
@@ -90,6 +90,7 @@ class Distiller(nn.Module):
         class_map: from the teacher's heads to the student's; None where they are the same.
         teacher_fills: whether voxels with the ignore label get the teacher's own label for the distillation losses,
             whose masks need one (cases that nobody annotated); L_seg leaves them out either way.
+        connectors: how the connectors start and learn.
 
     Attributes:
         watch: measures both networks' forward passes, if it is on.
@@ -113,6 +114,7 @@ class Distiller(nn.Module):
         teacher_recorder: Recorder | None = None,
         class_map: ClassMap | None = None,
         teacher_fills: bool = False,
+        connectors: ConnectorOptions | None = None,
     ) -> None:
         super().__init__()
         losses = dict(losses or {})
@@ -131,7 +133,8 @@ class Distiller(nn.Module):
         self.watch = Stopwatch(torch.device("cpu"))
         if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
             raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
-        self.connectors = nn.ModuleDict()
+        self.connector_options = connectors or ConnectorOptions()
+        self.connectors = Connectors((), (), (), self.connector_options)
         self.pairing: tuple[int, ...] = ()
         if teacher is None:
             if losses:
@@ -140,7 +143,7 @@ class Distiller(nn.Module):
             teacher.requires_grad_(False)
             self._require_comparable()
             self.pairing = pair_stages(self.recorder.strides(student), self.teacher_recorder.strides(teacher))
-            self._build_connectors(student, teacher)
+            self.connectors = self._built_connectors(student, teacher)
         self.train(self.training)
 
     def _require_comparable(self) -> None:
@@ -162,15 +165,12 @@ class Distiller(nn.Module):
         """As :func:`require_logits_loss`, of this distiller's losses."""
         require_logits_loss([WeightedLoss(loss, self.etas[name]) for name, loss in self._losses().items()])
 
-    def _build_connectors(self, student: nn.Module, teacher: nn.Module) -> None:
-        """P_k for every stage that a loss wants aligned: identity where C' = C [C]."""
-        channels, narrow = self.teacher_recorder.channels(teacher), self.recorder.channels(student)
+    def _built_connectors(self, student: nn.Module, teacher: nn.Module) -> Connectors:
+        """P_k for every stage that a loss wants aligned."""
+        channels = self.teacher_recorder.channels(teacher)
         wide = [channels[place] for place in self.pairing]
         stages = {k for loss in self._losses().values() if loss.needs_connectors for k in loss.stages}
-        for k in sorted(stages):
-            self.connectors[str(k)] = (
-                nn.Identity() if wide[k] == narrow[k] else nn.Conv3d(narrow[k], wide[k], kernel_size=1)
-            )
+        return Connectors(stages, self.recorder.channels(student), wide, self.connector_options)
 
     def _losses(self) -> dict[str, DistillationLoss]:
         return {name: cast(DistillationLoss, loss) for name, loss in self.losses.items()}
@@ -226,7 +226,8 @@ class Distiller(nn.Module):
                 labels = self._filled(labels, shown.logits[0])
         with torch.autocast(images.device.type, enabled=False):
             stages = {k for loss in active.values() if loss.needs_connectors for k in loss.stages}
-            aligned = {k: self._aligned(k, seen.features[k], shown.features[k]) for k in sorted(stages)}
+            ours, theirs = ({k: made.features[k] for k in sorted(stages)} for made in (seen, shown))
+            aligned = self.connectors.align(ours, theirs)
         seen = NetworkOutputs(seen.features, seen.logits, aligned)
         return segmentation, {name: loss(seen, shown, labels) for name, loss in active.items()}
 
@@ -264,13 +265,6 @@ class Distiller(nn.Module):
         unknown = torch.eq(labels, -1 if label_set.ignore_label is None else label_set.ignore_label)
         return torch.where(unknown, own, labels)
 
-    def _aligned(self, stage: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """P_k F_S^k in float32, on the teacher's grid."""
-        projected: Tensor = self.connectors[str(stage)](student.float())
-        if projected.shape[2:] == teacher.shape[2:]:
-            return projected
-        return functional.interpolate(projected, size=teacher.shape[2:], mode="trilinear", align_corners=False)
-
     def gradient_norms(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, float]:
         """Gradient norms on the last encoder layer that all losses reach: what each has to say there.
 
@@ -305,6 +299,14 @@ class Distiller(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         """Student, connectors and what the losses train: one list for one optimiser and one gradient clip."""
         return [p for p in self.parameters() if p.requires_grad]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The same for an optimiser, connectors by themselves: ``factor`` is their learning rate over the others'."""
+        connectors = [p for p in self.connectors.parameters() if p.requires_grad]
+        own = {id(p) for p in connectors}
+        rest = [p for p in self.trained_parameters() if id(p) not in own]
+        groups = [{"params": rest, "factor": 1.0}, {"params": connectors, "factor": self.connector_options.rate}]
+        return [group for group in groups if group["params"]]
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights: the keys of the plain architecture and nothing else."""

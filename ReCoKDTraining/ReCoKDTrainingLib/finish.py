@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,7 @@ def _training_record(run: Run, epoch: int) -> TrainingRecord:
             "learning rate": schedule.learning_rate,
             "weight decay": schedule.weight_decay,
             "ramp": distiller.ramp,
+            "connectors": asdict(distiller.connector_options),
             "precision": run.trainer.settings["precision"],
             "device": str(run.trainer.device),
             "mirror axes": list(run.settings.mirror_axes),

@@ -73,7 +73,7 @@ class Optimisation:
     ) -> None:
         self.distiller = distiller
         self.optimiser = torch.optim.SGD(
-            distiller.trained_parameters(),
+            distiller.parameter_groups(),
             lr=learning_rate,
             momentum=momentum,
             weight_decay=weight_decay,
@@ -100,7 +100,7 @@ class Optimisation:
                 does not fit into memory.
         """
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
 
         def accumulate() -> dict[str, Tensor]:
             with seeded((self.seed, number, 2, *self._own)):

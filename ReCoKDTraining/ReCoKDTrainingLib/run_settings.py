@@ -9,6 +9,7 @@ from typing import Any
 
 from ReCoKDLib.errors import InputError
 
+from .connectors import ConnectorOptions
 from .training_data import DataSettings
 
 
@@ -25,6 +26,7 @@ class RunSettings:
         losses: Distillation losses with their eta.
         loss_options: Options of each loss.
         ramp: Part of the training over which eta rises.
+        connectors: How what lies between student and teacher starts and learns.
         plan: nnU-Net plans.json; None makes a plan (or takes the teacher's).
         planner: Name of the planner that makes a plan.
         memory_gb: Budget of a plan that is made; None is the planner's own.
@@ -53,6 +55,7 @@ class RunSettings:
     losses: Mapping[str, float] = field(default_factory=dict)
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ramp: float = 0.6
+    connectors: ConnectorOptions = field(default_factory=ConnectorOptions)
     plan: Path | None = None
     planner: str = "default"
     memory_gb: float | None = None

@@ -129,6 +129,7 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         "losses": dict(settings.losses),
         "loss options": {name: dict(options) for name, options in settings.loss_options.items()},
         "ramp": settings.ramp,
+        "connectors": asdict(settings.connectors),
         "precision": str(dtype),
         "schedule": asdict(schedule),
     }

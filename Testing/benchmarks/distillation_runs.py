@@ -8,7 +8,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ReCoKDLib.networks import build_network, count_parameters
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import Predictor
+from ReCoKDTrainingLib.connectors import ConnectorOptions
 from ReCoKDTrainingLib.evaluation import EvaluationResult, evaluate_cases
 from ReCoKDTrainingLib.finish import Presentation, finish_run
 from ReCoKDTrainingLib.progress import Progress
@@ -39,13 +40,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Method:
-    """Distillation losses with their eta, and their options."""
+    """Distillation losses with their eta, their options, and how connectors start and learn."""
 
     losses: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ramp: float = 0.6
+    connectors: ConnectorOptions = field(default_factory=ConnectorOptions)
 
 
+FITTED = ConnectorOptions("fitted", 10)
 METHODS: dict[str, Method] = {
     "plain": Method(),
     "logits": Method({"logits": 1}),
@@ -76,6 +79,8 @@ METHODS: dict[str, Method] = {
     "reco, bottleneck too": Method({"reco": 1}, {"reco": {"uniform": True, "include_bottleneck": True}}),
     "reco, area": Method({"reco": 1}, {"reco": {"masks": "area"}}),
     "reco, affinity": Method({"reco": 1}, {"reco": {"context": "affinity"}}),
+    "reco, fitted": Method({"reco": 1}, connectors=FITTED),
+    "reco, fitted, logits": Method({"reco": 1, "logits": 1}, connectors=FITTED),
     "reco, normalised": Method({"reco": 0.3}, {"reco": {"normalise": "ema"}}),
 }
 
@@ -186,6 +191,7 @@ def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
         losses=method.losses,
         loss_options=method.options,
         ramp=0 if run.labelled == 0 else method.ramp,
+        connectors=method.connectors,
         mirror_axes=setting.mirror_axes,
         cache=setting.folder / "preprocessed",
         epochs=run.steps // setting.steps_per_epoch,
@@ -259,6 +265,7 @@ def _result(run: DeclaredRun, prepared: Run, measured: EvaluationResult, process
         "labelled": run.labelled,
         "losses": dict(prepared.settings.losses),
         "options": {name: dict(options) for name, options in prepared.settings.loss_options.items()},
+        "connectors": asdict(prepared.settings.connectors),
         "parameters": count_parameters(trainer.distiller.student),
         "flops": patch_flops(prepared.plan, prepared.dataset.label_set.number_of_heads),
         "seconds_per_step": statistics.median(seconds),

@@ -78,7 +78,7 @@ def test_rows_differ_in_their_losses_alone(setting: Setting) -> None:
     plain, *others = (run_settings(DeclaredRun(method, steps=2), setting) for method in METHODS)
     for other in others:
         different = {f.name for f in fields(plain) if getattr(plain, f.name) != getattr(other, f.name)}
-        assert different <= {"losses", "loss_options", "ramp", "output"}
+        assert different <= {"losses", "loss_options", "ramp", "connectors", "output"}
 
 
 def test_steps_are_whole_epochs(setting: Setting) -> None:
