@@ -130,7 +130,7 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in MOST_TELLING),
-    DeclaredRun("reco+logits", labelled=0),
+    DeclaredRun("logits", labelled=0),
 )
 """In the order in which they are trained; with all 160 cases labelled it is the first row of a method."""
 
