@@ -200,6 +200,18 @@ def test_a_scene_with_its_transforms(slicer: Any, two_blobs: TwoBlobs, any_geome
 
 
 @pytest.mark.usefixtures("slicer")
+def test_a_scene_with_a_relative_path(two_blobs: TwoBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scene_files import add_case, save_scene
+
+    volume, labels = two_blobs()
+    save_scene(tmp_path / "scene.mrb", lambda slicer: add_case(slicer, volume, labels, LABELS))
+    monkeypatch.chdir(tmp_path)
+    (case,) = open_dataset(Path("scene.mrb")).cases
+    assert case.labelled
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.usefixtures("slicer")
 def test_a_folder_of_scenes_and_mrml_files(two_blobs: TwoBlobs, tmp_path: Path) -> None:
     from scene_files import add_case, save_scene
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def _read(slicer: Any, path: Path) -> Any:
         _require_archive(path)
     with _silent():
         if path.suffix.lower() == ".mrb":
-            scene.ReadFromMRB(str(path), True)
+            _unpack(scene, path.resolve())
         else:
             scene.SetRootDirectory(str(path.resolve().parent))
             scene.SetURL(str(path.resolve()))
@@ -60,6 +61,15 @@ def _read(slicer: Any, path: Path) -> Any:
     if not any(scene.GetNumberOfNodesByClass(kind) for kind in ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode")):
         raise InputError(f"{path} is no scene, or one without volumes. Save the scene in Slicer again.")
     return scene
+
+
+def _unpack(scene: Any, path: Path) -> None:
+    """MRML unpacks from within a temporary folder, where a relative path leads nowhere, and may stay in it."""
+    here = Path.cwd()
+    try:
+        scene.ReadFromMRB(str(path), True)
+    finally:
+        os.chdir(here)
 
 
 @contextmanager
