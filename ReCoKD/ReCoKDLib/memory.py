@@ -70,10 +70,8 @@ def fitting_tile(plan: Plan, heads: int, shape: Sequence[int], result_bytes: int
         InputError: Not even the smallest tile fits; the message says what would.
     """
     tile: Int3 = plan.patch_size
-    held = resident_bytes() + result_bytes + _CHUNKS
     while True:
-        y, z = (max(n, side) for n, side in zip(shape[1:], tile[1:], strict=True))
-        needed = held + tile_bytes(tile, plan, heads) + 4 * (heads + 1) * tile[0] * y * z
+        needed = needed_bytes(plan, heads, shape, result_bytes, tile)
         if needed <= bound * 1e9:
             return tile
         smaller = smaller_tile(tile, plan)
@@ -83,6 +81,18 @@ def fitting_tile(plan: Plan, heads: int, shape: Sequence[int], result_bytes: int
                 f"about {needed / 1e9:.1f} GB are needed. Give more (--memory), or crop the volume."
             )
         tile = smaller
+
+
+def needed_bytes(plan: Plan, heads: int, shape: Sequence[int], result_bytes: int, tile: Sequence[int]) -> int:
+    """What this process holds during a prediction with tiles of this size; see :func:`fitting_tile`."""
+    y, z = (max(n, side) for n, side in zip(shape[1:], tile[1:], strict=True))
+    band = band_bytes(heads, tile, (y, z))
+    return resident_bytes() + result_bytes + _CHUNKS + tile_bytes(tile, plan, heads) + band
+
+
+def band_bytes(heads: int, tile: Sequence[int], plane: Sequence[int]) -> int:
+    """Of the sums over tiles, as thick as a tile and as wide as ``plane``."""
+    return 4 * (heads + 1) * int(tile[0]) * int(np.prod(plane))
 
 
 def _sides(tile: Sequence[int]) -> str:

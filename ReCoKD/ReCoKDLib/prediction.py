@@ -13,13 +13,17 @@ from torch import nn
 from .engines.base import TORCH, Engine, TorchEngine
 from .engines.choosing import make_engines
 from .errors import InputError, MissingDependencyError, PackageError, ReCoKDError
+from .kept import Kept, KeptTiles
 from .labels import LabelSet, Segment
-from .memory import fitting_tile, smaller_tile, tiles_in_words
+from .memory import band_bytes, fitting_tile, needed_bytes, smaller_tile, tiles_in_words
 from .networks import build_network, load_weights
+from .part import Block, Part, part_of, region_of
 from .plan import WHOLE_IMAGE, Plan
-from .preprocessing import PreprocessedCase, in_array_axes, preprocess
+from .preprocessing import PreprocessedCase, in_array_axes, normalises_by_the_image, preprocess
+from .preview import Plane, Preview
+from .previewing import Previewer
 from .restoring import SlabRestorer
-from .sliding_window import sliding_window_logits, sliding_window_slabs
+from .sliding_window import Region, sliding_window_logits, sliding_window_slabs, tiling
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A network's answer for one volume, both on the volume's own grid.
+    """A network's answer for one volume, both on the grid of the volume, or of the part of it that was asked for.
 
     Attributes:
         labels: One channel, label values.
@@ -65,8 +69,12 @@ class _Run:
 
     tile: Sequence[int]
     engines: Sequence[Engine]
-    progress: Callable[[float], None] | None
-    cancelled: Callable[[], bool] | None
+    progress: Callable[[float], None] | None = None
+    cancelled: Callable[[], bool] | None = None
+    part: Part | None = None
+    kept: Kept | None = None
+    room: int | None = None
+    previewer: Previewer | None = None
 
 
 class Predictor:
@@ -161,18 +169,18 @@ class Predictor:
         cancelled: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """(heads, x, y, z) logits of a preprocessed case at the plan's spacing, averaged over folds."""
-        return self._logits(case, _Run(self.plan.patch_size, self.engines, progress, cancelled))
+        return self._logits(case, _Run(self.plan.patch_size, self.engines, progress, cancelled), None)
 
-    def _logits(self, case: PreprocessedCase, run: _Run) -> torch.Tensor:
+    def _logits(self, case: PreprocessedCase, run: _Run, region: Region | None) -> torch.Tensor:
         data, heads = torch.from_numpy(case.data), self.label_set.number_of_heads
         total: torch.Tensor | None = None
-        for engine, options in self._windows(run):
+        for engine, options in self._windows(case, run, region):
             logits = sliding_window_logits(engine, data, run.tile, heads, **options)
             total = logits if total is None else total + logits
         assert total is not None
         return total if len(run.engines) == 1 else total / len(run.engines)
 
-    def _windows(self, run: _Run) -> list[tuple[Engine, dict[str, Any]]]:
+    def _windows(self, case: PreprocessedCase, run: _Run, region: Region | None) -> list[tuple[Engine, dict[str, Any]]]:
         """For each fold its engine and the sliding window's arguments."""
         done = [0.0] * len(run.engines)
         progress = run.progress
@@ -188,19 +196,55 @@ class Predictor:
         common = {
             "tile_step": self.tile_step,
             "mirror_axes": self.mirror_axes,
+            "region": region,
             "cancelled": run.cancelled,
         }
-        return [(engine, {**common, "progress": of_fold(fold)}) for fold, engine in enumerate(run.engines)]
+        tiles: Sequence[KeptTiles | None] = [None] * len(run.engines)
+        if run.kept is not None:
+            tiles = self._kept_tiles(run.kept, case, run, region)
+        return [
+            (engine, {**common, "tiles": tiles[fold], "progress": of_fold(fold)})
+            for fold, engine in enumerate(run.engines)
+        ]
+
+    def _kept_tiles(self, kept: Kept, case: PreprocessedCase, run: _Run, region: Region | None) -> list[KeptTiles]:
+        """What is known of the tiles, and for a preview those to be run first."""
+        layout = tiling(case.data.shape[1:], run.tile, self.tile_step, region)
+        key = (tuple(run.engines), tuple(run.tile), self.tile_step, self.mirror_axes)
+        heads, count = self.label_set.number_of_heads, len(run.engines)
+        whole, part = (band_bytes(heads, run.tile, plane) for plane in (layout.padded[1:], layout.plane(run.tile)))
+        folds = kept.begin(key, [layout.places] * count, run.room, whole - part)
+        previewer = run.previewer
+        if previewer is None:
+            return folds
+        new = [[place for place in layout.places if tiles.kept(place) is None] for tiles in folds]
+        previewer.begin(layout, run.tile, sum(map(len, new)))
+        size = 4 * heads * int(np.prod(run.tile))
+        most = kept.free() // (size * count)
+        for fold, (tiles, still) in enumerate(zip(folds, new, strict=True)):
+            tiles.ahead = previewer.ahead(still, most) if most else ()
+            kept.reserve(fold, tiles.ahead, size)
+            tiles.listener = previewer.found
+            for place in layout.places:
+                logits = tiles.kept(place)
+                if logits is not None:
+                    previewer.add(place, logits)
+        return folds
 
     def _slabs(self, case: PreprocessedCase, run: _Run) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Planes of the case's own grid, in order, and what is interpolated there; the next slab overwrites it."""
+        """Planes of what is asked, in order, and what is interpolated there; the next slab overwrites it."""
         heads = self.label_set.number_of_heads
-        restorer = SlabRestorer(case, self.plan, heads)
+        assert run.part is not None
+        restorer = SlabRestorer(case, self.plan, heads, run.part.asked)
+        region = restorer.region
         if self._interpolates_softly:
-            yield from restorer.push(0, self.label_set.probabilities(self._logits(case, run)))
+            yield from restorer.push(0, self.label_set.probabilities(self._logits(case, run, region)))
             return
         data, tile = torch.from_numpy(case.data), run.tile
-        folds = [sliding_window_slabs(engine, data, tile, heads, **options) for engine, options in self._windows(run)]
+        folds = [
+            sliding_window_slabs(engine, data, tile, heads, **options)
+            for engine, options in self._windows(case, run, region)
+        ]
         for slabs in zip(*folds, strict=True):
             first, logits = slabs[0]
             for _, other in slabs[1:]:
@@ -219,11 +263,19 @@ class Predictor:
         segments: Sequence[Segment] | None = None,
         probabilities: bool = False,
         memory: float | None = None,
+        region: Block | None = None,
+        kept: Kept | None = None,
+        preview: Callable[[Preview], None] | None = None,
+        look_at: Sequence[Plane] = (),
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> Prediction:
-        """Segment a volume.
+        """Segment a volume, or a region of it.
+
+        What is said of a region is what is said of it in the whole volume, because its tiles lie where those of the
+        whole lie. Only where intensities are normalised by their own mean or range is the region cut out first, and
+        seen alone: the mean of a whole body is not what such a network was trained with.
 
         Where the device's memory does not suffice it is tried again with smaller tiles, and then on the CPU.
 
@@ -232,12 +284,16 @@ class Predictor:
             segments: The only ones to put into the label map; None for all.
             probabilities: Return those as well.
             memory: GB that the process may take, by smaller tiles where needed; None sets no bound.
+            region: First and end index along k, j and i of the only voxels wanted; None for all.
+            kept: What was computed before, and is to be kept of this run.
+            preview: Told from time to time what is known of the slices ``look_at``, in indices of ``volume``.
+            look_at: Slices to show first; see :mod:`.previewing`.
             progress: Called with the finished fraction.
             cancelled: Asked before each tile.
             warn: Told in plain words where smaller tiles or another device were taken.
 
         Raises:
-            InputError: The number of channels is wrong, or the bound too small.
+            InputError: The number of channels is wrong, the bound too small, or the region is not in the volume.
             PlanError: The network's result holds NaN.
             Cancelled: ``cancelled`` said so.
         """
@@ -246,19 +302,31 @@ class Predictor:
                 f"This model needs {self.plan.channels} input channel(s); {volume.channels} given. "
                 "Give one volume for each channel, in the order of the model's card."
             )
-        case = preprocess(self._oriented(volume), self.plan)
+        seen, block = volume, region
+        if normalises_by_the_image(self.plan):
+            seen, block = region_of(volume, region), None
+        oriented = self._oriented(seen)
+        case = self._case(oriented, kept)
+        part = part_of(seen, oriented, case, self.plan, block)
         heads = self.label_set.number_of_heads
         told = warn or (lambda text: None)
-        tile, engines = self.plan.patch_size, self.engines
+        tile, engines, room = self.plan.patch_size, self.engines, None
+        if preview is not None and part.asked is not None:
+            kept = kept or Kept()
+            previewer = Previewer(volume, part, case, self.plan, self.label_set, segments, look_at, preview)
+        else:
+            previewer = None
         if memory is not None:
-            result_bytes = int(np.prod(volume.shape)) * (2 + (8 * heads if probabilities else 0))
+            result_bytes = int(np.prod(part.shape)) * (2 + (8 * heads if probabilities else 0))
+            result_bytes -= 0 if kept is None else kept.bytes  # which make way
             tile = fitting_tile(self.plan, heads, case.data.shape[1:], result_bytes, memory)
+            room = int(memory * 1e9) - needed_bytes(self.plan, heads, case.data.shape[1:], result_bytes, tile)
             if tile != self.plan.patch_size:
                 told(tiles_in_words(tile, self.plan, f"{memory:g} GB of memory do not suffice"))
         while True:
-            run = _Run(tile, engines, progress, cancelled)
+            run = _Run(tile, engines, progress, cancelled, part, kept, room, previewer)
             try:
-                return self._predicted(volume, case, run, segments, probabilities)
+                return self._predicted(case, run, part, segments, probabilities)
             except torch.OutOfMemoryError:
                 smaller = smaller_tile(tile, self.plan)
                 if smaller is not None:
@@ -271,30 +339,35 @@ class Predictor:
                     engines = tuple(TorchEngine(network, torch.device("cpu")) for network in self.networks)
                     tile = self.plan.patch_size
 
+    def _case(self, oriented: Volume, kept: Kept | None) -> PreprocessedCase:
+        if kept is None:
+            return preprocess(oriented, self.plan)
+        return kept.case(self, oriented, lambda: preprocess(oriented, self.plan))
+
     def _predicted(
         self,
-        volume: Volume,
         case: PreprocessedCase,
         run: _Run,
+        part: Part,
         segments: Sequence[Segment] | None,
         probabilities: bool,
     ) -> Prediction:
         largest = max((segment.value for segment in self.label_set.segments), default=0)
-        labels = np.zeros((1, *case.shape_before_cropping), np.uint8 if largest < 256 else np.uint16)
+        labels = np.zeros((1, *part.shape), np.uint8 if largest < 256 else np.uint16)
         soft: np.ndarray | None = None
         if probabilities:
-            soft = np.zeros((self.label_set.number_of_heads, *case.shape_before_cropping), np.float32)
+            soft = np.zeros((self.label_set.number_of_heads, *part.shape), np.float32)
             if not self.label_set.has_regions:
                 soft[0] = 1  # outside the bounding box: certainly background
-        inside = (slice(None), *case.bounding_box)
-        for planes, values in self._slabs(case, run):
+        inside = (slice(None), *part.inside)
+        for planes, values in self._slabs(case, run) if part.asked is not None else ():
             logits = self.label_set.logits(values) if self._interpolates_softly else values
             labels[inside][0, planes] = self.label_set.label_map(logits, segments).numpy()
             if soft is not None:
                 soft[inside][:, planes] = self.label_set.probabilities(logits).numpy()
         return Prediction(
-            self._on_grid_of(volume, in_array_axes(labels, self.plan)),
-            None if soft is None else self._on_grid_of(volume, in_array_axes(soft, self.plan)),
+            self._on_grid_of(part.grid, in_array_axes(labels, self.plan)),
+            None if soft is None else self._on_grid_of(part.grid, in_array_axes(soft, self.plan)),
         )
 
     def predict_mirrored(self, volume: Volume, axis: int | None, cancelled: Callable[[], bool] | None = None) -> Volume:

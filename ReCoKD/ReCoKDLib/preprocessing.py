@@ -105,6 +105,11 @@ def preprocess(volume: Volume, plan: Plan, labels: Volume | None = None) -> Prep
     return PreprocessedCase(resampled, target, (shape[0], shape[1], shape[2]), box, spacing)
 
 
+def normalises_by_the_image(plan: Plan) -> bool:
+    """Whether what the network sees of a voxel hangs on the intensities of all others (mean, smallest, ...)."""
+    return any(scheme in ("ZScoreNormalization", "RescaleTo01Normalization") for scheme in plan.normalization_schemes)
+
+
 def _normalise(image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], plan: Plan, channel: int) -> None:
     """One channel by its nnU-Net scheme, in place."""
     scheme = plan.normalization_schemes[channel]

@@ -9,12 +9,14 @@ voxel is computed by the same operations in whichever slab it lies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from .plan import Plan
 from .preprocessing import PreprocessedCase
 from .resampling import Taps, linear_taps, resample
+from .sliding_window import Region
 
 _CHUNK = 1 << 24  # values of all classes that are decided at a time
 
@@ -26,27 +28,36 @@ class SlabRestorer:
         case: What was preprocessed.
         plan: Its spacing and how logits are resampled.
         heads: Of the network.
+        wanted: The part of the case's own grid (after cropping) that is wanted; None for all.
 
     Where the plan resamples logits in another way (cubic, PyTorch's), all slabs are kept until the last one, and then
     each class is resampled whole.
+
+    Attributes:
+        region: The part of the logits that is needed, of which slabs are to be given.
     """
 
-    def __init__(self, case: PreprocessedCase, plan: Plan, heads: int) -> None:
+    def __init__(self, case: PreprocessedCase, plan: Plan, heads: int, wanted: Region | None = None) -> None:
         self._case, self._plan, self._heads = case, plan, heads
-        self._source = case.data.shape[1:]
-        self._target = case.shape_after_cropping
+        whole = case.data.shape[1:]
+        self._wanted = wanted or _all(case.shape_after_cropping)
         self._taps = linear_taps(
-            self._source, self._target, plan.spacing, case.spacing, plan.resampling["probabilities"]
+            whole, case.shape_after_cropping, plan.spacing, case.spacing, plan.resampling["probabilities"]
         )
+        self.region = _all(whole)
+        if self._taps is not None and wanted is not None:
+            self.region, self._taps = _part_of_taps(self._taps, wanted)
+        self._source = tuple(part.stop - part.start for part in self.region)
+        self._target = tuple(part.stop - part.start for part in self._wanted)
         self._kept = torch.empty((heads, 0 if self._taps else self._source[0], *self._source[1:]))
         self._first = 0  # plane of the source that is kept first
         self._done = 0  # planes of the target that are finished
 
     def push(self, first: int, logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Take (heads, n, y, z) logits of the planes from ``first`` on.
+        """Take (heads, n, y, z) logits of the region's planes from ``first`` on.
 
         Yields:
-            Planes of the target and their (heads, m, y, z) float32 logits.
+            Planes of what is wanted and their (heads, m, y, z) float32 logits.
         """
         end = first + logits.shape[1]
         if self._taps is None:
@@ -93,8 +104,25 @@ class SlabRestorer:
         result = torch.empty((self._heads, *self._target))
         for head in range(self._heads):
             one = self._kept[head : head + 1].numpy()
-            result[head] = torch.from_numpy(resample(one, self._target, plan.spacing, case.spacing, options)[0])
+            whole = resample(one, case.shape_after_cropping, plan.spacing, case.spacing, options)[0]
+            result[head] = torch.from_numpy(whole[self._wanted])
         yield slice(0, self._target[0]), result
+
+
+def _all(shape: Sequence[int]) -> Region:
+    x, y, z = (slice(0, int(n)) for n in shape)
+    return x, y, z
+
+
+def _part_of_taps(taps: tuple[Taps, Taps, Taps], wanted: Region) -> tuple[Region, tuple[Taps, Taps, Taps]]:
+    """The part of the source that a part of the target needs, and the taps between the two."""
+    parts, region = [], []
+    for along, part in zip(taps, wanted, strict=True):
+        low, high = along.low[part], along.high[part]
+        start, stop = int(low.min()), int(high.max()) + 1
+        region.append(slice(start, stop))
+        parts.append(replace(along, low=low - start, high=high - start, weight=along.weight[part], length=stop - start))
+    return (region[0], region[1], region[2]), (parts[0], parts[1], parts[2])
 
 
 def interpolated(source: torch.Tensor, taps: Sequence[Taps], planes: slice, first: int = 0) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,17 @@ from .image_io import LABEL_MAP_SUFFIXES, dicom_files, read_volume, write_label_
 from .input_check import check_input
 from .labels import LabelSet, Segment
 from .package import ModelPackage
+from .part import region_of
 from .picture import require_picture, write_picture
 from .students import find_student
 from .table import write_table
 from .volume import Volume, stack_channels
 
 if TYPE_CHECKING:
+    from .kept import Kept
+    from .part import Block
     from .prediction import Predictor
+    from .preview import Plane, Preview
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 DICOM_SUFFIX = ".dcm"
@@ -33,9 +38,9 @@ class SegmentationResult:
     """What a student found.
 
     Attributes:
-        labels: One channel of label values on the input's own grid.
+        labels: One channel of label values on the input's own grid, or on that of the region.
         label_set: The segments that were asked for.
-        volume: What was segmented.
+        volume: What was segmented: the region of it.
         student: Name of the student.
         warnings: What in the input does not fit the student's card, and what was not done as asked, in plain words.
         probabilities: One float16 channel for each head of ``label_set`` (half the memory of float32, and to three
@@ -105,11 +110,15 @@ def segment(
     precision: str = "f32",
     memory: float | None = None,
     probabilities: bool = False,
+    region: Block | None = None,
+    kept: Kept | None = None,
+    preview: Callable[[Preview], None] | None = None,
+    look_at: Sequence[Plane] = (),
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> SegmentationResult:
-    """Segment one case.
+    """Segment one case, or a region of it.
 
     Args:
         volumes: One volume for each channel of the student's card in its order, all on one grid; or one with all.
@@ -123,14 +132,20 @@ def segment(
         memory: GB that the whole process may take; smaller tiles are taken where the plan's would need more, which
             changes the result a little and is told. None sets no bound.
         probabilities: Return those as well, which corrections and doubt are made from.
+        region: First and end index along k, j and i of the only voxels wanted; None for all. They get what they get in
+            the whole volume, unless intensities are normalised by their own mean or range: then it is cut out first.
+        kept: A :class:`.kept.Kept`. Given to run after run, it keeps the student loaded and saves what need not be
+            computed again of the last volume.
+        preview: Told about once a second what is known of some slices, which are then computed first.
+        look_at: These slices: of each a point and its normal, RAS in mm; none for the three middle ones.
         progress: Called with the finished fraction, from 0 to 1.
         cancelled: Asked between tiles.
         warn: Told, before the work begins, each thing in the input that does not fit the card, and later whatever was
             not done as asked; the result has them too.
 
     Raises:
-        InputError: Grids differ, the number of channels is wrong, voxels are not numbers or all the same, or a
-            label is unknown; or the memory, or its bound, does not suffice for the volume.
+        InputError: Grids differ, the number of channels is wrong, voxels are not numbers or all the same, a label is
+            unknown, or the region is not in the volume; or the memory, or its bound, does not suffice.
         MissingDependencyError: The device or the engine is not there.
         PackageError: The student cannot be found or opened.
         Cancelled: ``cancelled`` said so.
@@ -147,19 +162,26 @@ def segment(
         if warn is not None:
             warn(warning)
 
-    for warning in check_input(volume, package.card, package.plan):
+    seen = region_of(volume, region)
+    for warning in check_input(seen, package.card, package.plan):
         told(warning)
     if loaded is None:
-        loaded = LoadedStudent.load(package, device, mirroring, engine=engine, precision=precision, warn=told)
-    else:
-        for warning in loaded.warnings:
-            told(warning)
+        load = partial(LoadedStudent.load, package, device, mirroring, engine=engine, precision=precision)
+        loaded = (
+            load() if kept is None else kept.student((package.checksum, device, mirroring, engine, precision), load)
+        )
+    for warning in loaded.warnings:
+        told(warning)
     try:
         prediction = loaded.predictor.predict(
             volume,
             segments=wanted,
             probabilities=probabilities,
             memory=memory,
+            region=region,
+            kept=kept,
+            preview=preview,
+            look_at=look_at,
             progress=progress,
             cancelled=cancelled,
             warn=told,
@@ -172,7 +194,7 @@ def segment(
     return SegmentationResult(
         labels=prediction.labels,
         label_set=replace(package.label_set, segments=wanted),
-        volume=volume,
+        volume=seen,
         student=package.card.name,
         warnings=tuple(warnings),
         seconds=time.perf_counter() - begun,

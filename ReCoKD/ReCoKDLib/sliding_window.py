@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,23 @@ from torch import nn
 from .errors import Cancelled
 
 Network = Callable[[torch.Tensor], torch.Tensor]
+Place = tuple[int, int, int]  # first voxel of a tile in the padded data
+Region = tuple[slice, slice, slice]
+
+
+class Tiles:
+    """What a run knows of its tiles from elsewhere, and who is told of those that it runs: nothing, and nobody."""
+
+    def kept(self, place: Place) -> torch.Tensor | None:
+        """(heads, x, y, z) logits of a tile; None where they are not known."""
+        return None
+
+    def first(self, new: Sequence[Place]) -> Sequence[Place]:
+        """Those of the tiles to be run that are to be run before all others; each must be ``kept`` afterwards."""
+        return ()
+
+    def found(self, place: Place, logits: torch.Tensor) -> None:
+        """A tile was run; the next one may overwrite its logits."""
 
 
 def tile_starts(shape: Sequence[int], patch_size: Sequence[int], tile_step: float = 0.5) -> list[list[int]]:
@@ -63,6 +81,65 @@ def _mirrored(network: Network, tile: torch.Tensor, mirror_axes: Sequence[int]) 
     return total / (len(flips) + 1)
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """Where the tiles of a run lie, and which of them it needs.
+
+    Attributes:
+        padded: Voxels along each axis, at least a tile's.
+        below: Zeros in front of the data's first voxel along each axis.
+        region: What is wanted, in voxels of the padded data.
+        rows: First voxels along the first axis of the tiles that touch the region.
+        columns: The same along the other two, in the order of summing.
+    """
+
+    padded: tuple[int, ...]
+    below: tuple[int, ...]
+    region: Region
+    rows: tuple[int, ...]
+    columns: tuple[tuple[int, int], ...]
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """First voxel, along the second and third axis, of the plane that the tiles cover."""
+        y, z = (min(axis) for axis in zip(*self.columns, strict=True))
+        return y, z
+
+    def plane(self, patch_size: Sequence[int]) -> tuple[int, int]:
+        """Voxels of that plane."""
+        last = (max(axis) for axis in zip(*self.columns, strict=True))
+        y, z = (end + int(n) - low for end, n, low in zip(last, patch_size[1:], self.corner, strict=True))
+        return y, z
+
+    @property
+    def places(self) -> list[Place]:
+        """First voxels of all tiles that are needed, in the order of summing."""
+        return [(row, *column) for row in self.rows for column in self.columns]
+
+
+def tiling(
+    shape: Sequence[int], patch_size: Sequence[int], tile_step: float = 0.5, region: Region | None = None
+) -> Tiling:
+    """The tiles of an image, or those of them that touch a region: the same tiles, whatever the region.
+
+    Args:
+        shape: Voxels of the image.
+        patch_size: Voxels of a tile.
+        tile_step: See :func:`tile_starts`.
+        region: First and end voxel along each axis of the image; None for all of it.
+    """
+    missing = [max(patch - length, 0) for length, patch in zip(shape, patch_size, strict=True)]
+    below = tuple(m // 2 for m in missing)
+    padded = tuple(int(n) + m for n, m in zip(shape, missing, strict=True))
+    wanted = region or tuple(slice(0, int(n)) for n in shape)
+    x, y, z = (slice(part.start + b, part.stop + b) for part, b in zip(wanted, below, strict=True))
+    touching = [
+        [start for start in starts if start < part.stop and start + patch > part.start]
+        for starts, patch, part in zip(tile_starts(padded, patch_size, tile_step), patch_size, (x, y, z), strict=True)
+    ]
+    return Tiling(padded, below, (x, y, z), tuple(touching[0]), tuple(itertools.product(touching[1], touching[2])))
+
+
 def sliding_window_slabs(
     network: Network,
     data: torch.Tensor,
@@ -71,6 +148,8 @@ def sliding_window_slabs(
     *,
     tile_step: float = 0.5,
     mirror_axes: Sequence[int] = (),
+    region: Region | None = None,
+    tiles: Tiles | None = None,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
@@ -80,40 +159,58 @@ def sliding_window_slabs(
     in memory. Arguments and errors are those of :func:`sliding_window_logits`.
 
     Yields:
-        The first plane of a slab and its (heads, n, y, z) float32 logits, in order and without gaps. The logits are
-        overwritten when the next slab is asked for.
+        The first plane of a slab in the region and its (heads, n, y, z) float32 logits, in order and without gaps. The
+        logits are overwritten when the next slab is asked for.
     """
-    shape = tuple(data.shape[1:])
-    missing = [max(patch - length, 0) for length, patch in zip(shape, patch_size, strict=True)]
-    below = [m // 2 for m in missing]
-    padding = [p for m, b in zip(reversed(missing), reversed(below), strict=True) for p in (b, m - b)]
+    layout = tiling(data.shape[1:], patch_size, tile_step, region)
+    missing = [n - length for n, length in zip(layout.padded, data.shape[1:], strict=True)]
+    padding = [p for m, b in zip(reversed(missing), reversed(layout.below), strict=True) for p in (b, m - b)]
     padded = nn.functional.pad(data, padding) if any(missing) else data
     weights = gaussian_weights(tuple(int(n) for n in patch_size))
-    depth, *plane = (int(patch_size[0]), *padded.shape[2:])
+    tiles = tiles or Tiles()
+    needed = layout.places
+    new = [place for place in needed if tiles.kept(place) is None]
+    ran = 0
+
+    def run(place: Place) -> torch.Tensor:
+        nonlocal ran
+        if cancelled is not None and cancelled():
+            raise Cancelled("Cancelled. Nothing was changed.")
+        box = tuple(slice(s, s + n) for s, n in zip(place, patch_size, strict=True))
+        tile = padded[(slice(None), *box)][None].contiguous()
+        with torch.inference_mode():
+            logits = _mirrored(network, tile, mirror_axes)[0].float().cpu()
+        ran += 1
+        tiles.found(place, logits)
+        if progress is not None:
+            progress(ran / len(new))
+        return logits
+
+    for place in tiles.first(new):
+        run(place)
+    corner, plane = layout.corner, layout.plane(patch_size)
+    depth = int(patch_size[0])
     total = torch.zeros((heads, depth, *plane))
     weight_sum = torch.zeros((depth, *plane))
-    inside = tuple(slice(b, b + n) for b, n in zip(below[1:], shape[1:], strict=True))
-    starts, *in_plane = tile_starts(padded.shape[1:], patch_size, tile_step)
-    tiles = list(itertools.product(*in_plane))
-    for row, first in enumerate(starts):
-        for column, start in enumerate(tiles, 1):
-            if cancelled is not None and cancelled():
-                raise Cancelled("Cancelled. Nothing was changed.")
-            box = tuple(slice(s, s + n) for s, n in zip(start, patch_size[1:], strict=True))
-            tile = padded[(slice(None), slice(first, first + depth), *box)][None].contiguous()
-            with torch.inference_mode():
-                prediction = _mirrored(network, tile, mirror_axes)[0].float().cpu()
-            total[(slice(None), slice(None), *box)].addcmul_(prediction, weights)
+    planes, *in_plane = layout.region
+    inside = tuple(slice(part.start - low, part.stop - low) for part, low in zip(in_plane, corner, strict=True))
+    for row, first in enumerate(layout.rows):
+        for column in layout.columns:
+            logits = tiles.kept((first, *column))
+            if logits is None:
+                logits = run((first, *column))
+            box = tuple(slice(s - low, s - low + n) for s, low, n in zip(column, corner, patch_size[1:], strict=True))
+            total[(slice(None), slice(None), *box)].addcmul_(logits, weights)
             weight_sum[(slice(None), *box)] += weights
-            if progress is not None:
-                progress((row * len(tiles) + column) / (len(starts) * len(tiles)))
-        done = starts[row + 1] - first if row + 1 < len(starts) else depth
-        total[:, :done] /= weight_sum[:done]
-        # Where the image is smaller than a patch there is one row of tiles, and the padding around it is left out.
-        ends = (below[0], below[0] + shape[0]) if missing[0] else (0, done)
-        yield first, total[(slice(None), slice(*ends), *inside)]
+        done = layout.rows[row + 1] - first if row + 1 < len(layout.rows) else depth
+        begin, end = max(planes.start - first, 0), min(planes.stop - first, done)
+        if end > begin:
+            total[:, begin:end] /= weight_sum[begin:end]
+            yield first + begin - planes.start, total[(slice(None), slice(begin, end), *inside)]
         _shift(total, done, 1)
         _shift(weight_sum, done, 0)
+    if progress is not None and not new:
+        progress(1.0)
 
 
 def _shift(sums: torch.Tensor, by: int, axis: int) -> None:
@@ -132,6 +229,8 @@ def sliding_window_logits(
     *,
     tile_step: float = 0.5,
     mirror_axes: Sequence[int] = (),
+    region: Region | None = None,
+    tiles: Tiles | None = None,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> torch.Tensor:
@@ -144,16 +243,20 @@ def sliding_window_logits(
         heads: Outputs of the network.
         tile_step: See :func:`tile_starts`.
         mirror_axes: Spatial axes (0, 1, 2) over whose flips the result is averaged.
+        region: First and end voxel along each axis of the only part of the data that is wanted; there the result is
+            that of the whole. None for all.
+        tiles: What is known of tiles, and which are to be run first; it is told of each that is run.
         progress: Called with the finished fraction after each tile.
         cancelled: Asked before each tile.
 
     Returns:
-        (heads, x, y, z) float32 on the CPU.
+        (heads, x, y, z) float32 of the region on the CPU.
 
     Raises:
         Cancelled: ``cancelled`` said so.
     """
-    result = torch.empty((heads, *data.shape[1:]))
+    wanted = region or tuple(slice(0, n) for n in data.shape[1:])
+    result = torch.empty((heads, *(part.stop - part.start for part in wanted)))
     slabs = sliding_window_slabs(
         network,
         data,
@@ -161,6 +264,8 @@ def sliding_window_logits(
         heads,
         tile_step=tile_step,
         mirror_axes=mirror_axes,
+        region=region,
+        tiles=tiles,
         progress=progress,
         cancelled=cancelled,
     )

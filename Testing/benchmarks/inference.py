@@ -5,9 +5,10 @@
     python Testing/benchmarks/inference.py ct --spacings 1.5 --nnunet-size 240 240 128
     python Testing/benchmarks/inference.py growth
     python Testing/benchmarks/inference.py limits
+    python Testing/benchmarks/inference.py preview --size 512 512 96
 
-Each of the parts ``ct``, ``growth`` and ``limits`` runs each program in a process of its own, whose peak it measures.
-These use OpenVINO if nothing else is said (the last of ``--engines``), in the first of ``--precisions``.
+Each of the parts ``ct``, ``growth``, ``limits`` and ``preview`` runs each program in a process of its own, whose peak
+it measures. These use OpenVINO if nothing else is said (the last of ``--engines``), in the first of ``--precisions``.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from ReCoKDLib import prediction
 from ReCoKDLib.engines.base import ENGINES
 from ReCoKDLib.exchange.nnunet_export import export_nnunet
 from ReCoKDLib.image_io import read_volume
+from ReCoKDLib.kept import Kept
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.networks import build_network, plain_state
 from ReCoKDLib.package import ModelPackage, write_package
+from ReCoKDLib.part import Block, slices_of
 from ReCoKDLib.plan import Plan
 from ReCoKDLib.preprocessing import preprocess
 from ReCoKDLib.segment import LoadedStudent, segment
@@ -262,6 +265,32 @@ def ct_volume(size: Sequence[int], z: float) -> Volume:
     return Volume(array, np.diag([0.8, 0.8, z, 1.0]))
 
 
+def interactive(student: LoadedStudent, volume: Volume) -> dict[str, Any]:
+    """Seconds of a whole run without and with a preview, and of regions afterwards; the labels are the same."""
+    found: dict[str, Any] = {}
+    kept, first = Kept(), []
+    k, j, i = (n // 2 for n in volume.shape)
+    near: Block = ((k - 20, k + 20), (j - 20, j + 20), (i - 20, i + 20))
+    grown: Block = (*near[:2], (i - 20, i + 80))
+    begun = time.perf_counter()
+
+    def run(name: str, **options: Any) -> Volume:
+        nonlocal begun
+        begun = time.perf_counter()
+        labels = segment(volume, student, **options).labels
+        found[name] = time.perf_counter() - begun
+        return labels
+
+    whole = run("plain")
+    shown = run("preview", kept=kept, preview=lambda _: first.append(time.perf_counter() - begun))
+    assert np.array_equal(whole.array, shown.array)
+    found["first"], found["previews"] = first[0], len(first)
+    for name, region in (("region", near), ("grown", grown), ("again", grown)):
+        labels = run(name, kept=kept, region=region)
+        assert np.array_equal(labels.array, whole.cropped(slices_of(region)).array)
+    return found
+
+
 def child(job: dict[str, Any]) -> dict[str, Any]:
     """One program on one made-up volume, in this process."""
     import resource
@@ -288,7 +317,10 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
                 stages.engines[0].engine(tile)
                 bare.append(time.perf_counter() - begun)
             stages.engines[0].seconds, stages.engines[0].calls = 0.0, 0
-            stages.labels(ct_volume(size, z), job["memory"])
+            if job["program"] == "preview":
+                found |= interactive(stages.student, ct_volume(size, z))
+            else:
+                stages.labels(ct_volume(size, z), job["memory"])
             found |= {
                 "tiles": stages.engines[0].calls,
                 "seconds": stages.total,
@@ -396,7 +428,23 @@ def limits_part(given: argparse.Namespace) -> None:
     print(table(("what", "s", "ratio"), rows), flush=True)
 
 
-PARTS = {"cases": cases_part, "ct": ct_part, "growth": growth_part, "limits": limits_part}
+def preview_part(given: argparse.Namespace) -> None:
+    """How soon something of the slices in the middle is seen, what it costs, and what another region costs."""
+    options = {"engine": given.engines[-1], "precision": given.precisions[0], "memory": None, "t": given.width}
+    found = in_child(program="preview", size=list(given.size), z=CT_SPACING[0], **options)
+    rows = [
+        ["whole volume, no preview", f"{found['plain']:.2f}"],
+        ["whole volume, with previews of three slices", f"{found['preview']:.2f}"],
+        [f"until the first of {found['previews']} previews", f"{found['first']:.2f}"],
+        ["then a region of 40 x 40 x 40 voxels in the middle", f"{found['region']:.2f}"],
+        ["then one of 100 x 40 x 40", f"{found['grown']:.2f}"],
+        ["the same once more", f"{found['again']:.2f}"],
+        ["peak, GB", f"{found['peak']:.2f}"],
+    ]
+    print(table((f"{_by(given.size)}, {found['engine']}", "s"), rows), flush=True)
+
+
+PARTS = {"cases": cases_part, "ct": ct_part, "growth": growth_part, "limits": limits_part, "preview": preview_part}
 
 
 def main() -> None:

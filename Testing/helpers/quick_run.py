@@ -29,11 +29,13 @@ class QuickRun:
         on_line: Callable[[str], None],
         on_done: Callable[[Any], None],
         on_failed: Callable[[BaseException], None],
+        on_preview: Callable[[Any], None] | None = None,
     ) -> None:
         import qt
 
         self.volume, self.package, self.options = volume, package, options
         self.on_progress, self.on_line, self.on_done, self.on_failed = on_progress, on_line, on_done, on_failed
+        self.on_preview = on_preview
         self.over = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -74,7 +76,9 @@ class QuickRun:
         from ReCoKDLib.segment import segment
 
         try:
-            result = segment(self.volume, self.package, progress=self.on_progress, **self.options)
+            result = segment(
+                self.volume, self.package, progress=self.on_progress, preview=self.on_preview, **self.options
+            )
         except ReCoKDError as error:
             self.fail(error)
             return

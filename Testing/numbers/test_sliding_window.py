@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ReCoKDLib.errors import Cancelled
-from ReCoKDLib.sliding_window import gaussian_weights, sliding_window_logits, tile_starts
+from ReCoKDLib.sliding_window import gaussian_weights, sliding_window_logits, tile_starts, tiling
 
 PATCH = (8, 12, 10)
 
@@ -95,3 +95,21 @@ def test_cancel_stops_at_the_next_tile() -> None:
             Positional(), torch.zeros(2, 40, 40, 40), PATCH, 3, progress=seen.append, cancelled=lambda: len(seen) == 2
         )
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 10), (5, 12, 7), (23, 31, 10), (21, 6, 25)])
+def test_a_region_is_that_of_the_whole_bit_for_bit(shape: tuple[int, int, int]) -> None:
+    random = np.random.default_rng(0)
+    data = torch.from_numpy(random.normal(size=(2, *shape)).astype(np.float32))
+    whole = sliding_window_logits(Positional(), data, PATCH, 3)
+    for _ in range(10):
+        x, y, z = (slice(*sorted(random.choice(n + 1, 2, replace=False).tolist())) for n in shape)
+        part = sliding_window_logits(Positional(), data, PATCH, 3, region=(x, y, z))
+        assert torch.equal(part, whole[:, x, y, z])
+
+
+def test_a_region_takes_the_tiles_that_touch_it() -> None:
+    layout = tiling((40, 12, 30), PATCH, region=(slice(7, 9), slice(3, 4), slice(0, 30)))
+    assert layout.rows == (0, 4, 8)
+    assert layout.columns == ((0, 0), (0, 5), (0, 10), (0, 15), (0, 20))
+    assert len(layout.places) == 15

@@ -39,10 +39,24 @@ sys.exit(main(sys.argv[2]))
 """
 
 
+# Instead of a student, what tells a preview and waits until it was read.
+PREVIEWING = ENDLESS.replace(
+    "        progress(0.25)\n",
+    "        progress(0.25)\n"
+    "        preview(Preview(np.array([[1, 2, 3], [4, 5, 6]], np.int32), np.array([2, 1], np.int32)))\n",
+).replace(
+    "def segment(volume, package, progress, warn, **",
+    """import numpy as np
+from ReCoKDLib.preview import Preview
+def segment(volume, package, progress, warn, preview, **""",
+)
+
+
 class Told:
     """What a run reported."""
 
     def __init__(self) -> None:
+        self.previews: list[Any] = []
         self.fractions: list[float] = []
         self.lines: list[str] = []
         self.results: list[Any] = []
@@ -71,7 +85,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(host: Any, blob_student: str, temporary: Path) -> Iterator[Callable[..., tuple[Any, Told]]]:
     """A function that starts a run of the student of two blobs."""
-    from ReCoKDLib.widgets.process import BackgroundRun
+    from ReCoKDLib.widgets.process import BackgroundRun, end_waiting
 
     started = []
 
@@ -85,6 +99,7 @@ def run(host: Any, blob_student: str, temporary: Path) -> Iterator[Callable[...,
             on_line=told.lines.append,
             on_done=told.results.append,
             on_failed=told.errors.append,
+            on_preview=told.previews.append,
         )
         started.append(made)
         made.start()
@@ -93,6 +108,13 @@ def run(host: Any, blob_student: str, temporary: Path) -> Iterator[Callable[...,
     yield start
     for made in started:
         made.abandon()
+    end_waiting()
+    assert list(temporary.iterdir()) == []
+
+
+def waits(made: Any, temporary: Path) -> bool:
+    """Whether a run's process lives on, with an empty folder."""
+    return alive(made.pid) and not [path for path in temporary.rglob("*") if path.is_file()]
 
 
 def test_the_result_is_that_of_the_function(
@@ -105,8 +127,7 @@ def test_the_result_is_that_of_the_function(
     made, told = run(image, probabilities=True)
     host.run_until(lambda: told.over)
     assert told.errors == []
-    assert made._process.exitStatus() == host.qt.QProcess.NormalExit
-    assert made._process.exitCode() == 0
+    assert waits(made, temporary)
     assert not [line for line in told.lines if "Fatal" in line]
     (found,) = told.results
     expected = segment(image, blob_student, probabilities=True)
@@ -120,7 +141,6 @@ def test_the_result_is_that_of_the_function(
     assert told.fractions[-1] == 1.0
     assert any("two" not in line and "blobs-x4 from" in line for line in told.lines)
     assert not [line for line in told.lines if "recokd " in line]
-    assert list(temporary.iterdir()) == []
 
 
 def test_options_reach_the_function(host: Any, run: Any, two_blobs: TwoBlobs) -> None:
@@ -134,12 +154,12 @@ def test_options_reach_the_function(host: Any, run: Any, two_blobs: TwoBlobs) ->
 def test_its_own_errors_arrive_as_they_are(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path) -> None:
     image, _ = two_blobs()
     image.array[0, 0, 0, 0] = np.nan
-    _, told = run(image)
+    made, told = run(image)
     host.run_until(lambda: told.over)
     (error,) = told.errors
     assert type(error) is InputError
     assert "1 voxel(s) that are not numbers" in str(error)
-    assert list(temporary.iterdir()) == []
+    assert waits(made, temporary)
 
 
 def test_cancelling_takes_no_time_and_leaves_nothing(
@@ -229,8 +249,74 @@ def test_two_at_once(host: Any, run: Any, two_blobs: TwoBlobs) -> None:
     (first, one), (second, other) = run(two_blobs()[0]), run(two_blobs(oblique_left_handed())[0])
     host.run_until(lambda: one.over and other.over)
     assert first.pid != second.pid
+    assert [alive(one.pid) for one in (first, second)].count(True) == 1  # one is enough to wait
     assert one.results[0].labels.same_grid(two_blobs()[0])
     assert other.results[0].labels.same_grid(two_blobs(oblique_left_handed())[0])
+
+
+def test_the_process_stays_for_the_next_run(
+    host: Any, run: Any, two_blobs: TwoBlobs, blob_student: str, temporary: Path
+) -> None:
+    """With PyTorch and the student loaded; a wrong volume in between does no harm, a cancel ends it."""
+    from ReCoKDLib.segment import segment
+
+    first, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over)
+    broken = two_blobs()[0]
+    broken.array[0, 0, 0, 0] = np.nan
+    second, refused = run(broken)
+    host.run_until(lambda: refused.over)
+    assert [type(error) for error in refused.errors] == [InputError]
+    image = two_blobs(oblique_left_handed(), seed=4)[0]
+    region = ((2, 15), (3, 18), (1, 20))
+    begun = time.monotonic()
+    third, last = run(image, region=region)
+    host.run_until(lambda: last.over)
+    assert time.monotonic() - begun < 5
+    assert first.pid == second.pid == third.pid
+    assert not [line for line in last.lines if "Loading PyTorch" in line]
+    (found,) = last.results
+    expected = segment(image, blob_student, region=region)
+    assert np.array_equal(found.labels.array, expected.labels.array)
+    assert found.labels.same_grid(expected.labels)
+    assert waits(third, temporary)
+    fourth, cancelled = run(image)
+    fourth.cancel()
+    assert [type(error) for error in cancelled.errors] == [Cancelled]
+    assert gone(first.pid)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_process_that_nobody_wants_ends_by_itself(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = "from ReCoKDLib import worker; worker.WAIT_SECONDS = 0.3; from ReCoKDLib.worker import main"
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", soon))
+    made, told = run(two_blobs()[0])
+    process = made._process._process
+    host.run_until(lambda: told.over)
+    host.run_until(lambda: process.state() == host.qt.QProcess.NotRunning)
+    assert told.errors == []
+    assert process.exitStatus() == host.qt.QProcess.NormalExit
+    assert process.exitCode() == 0
+    assert not [line for line in told.lines if "Fatal" in line]
+    host.run_until(lambda: not list(temporary.iterdir()))
+
+
+def test_previews_arrive_while_it_works(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_CODE", PREVIEWING)
+    made, told = run(two_blobs()[0], look_at=[[[0, 0, 0], [0, 0, 1]]])
+    host.run_until(lambda: len(told.previews) > 1)
+    assert not told.over
+    assert told.previews[0].voxels.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert told.previews[0].values.tolist() == [2, 1]
+    made.cancel()
+    shown = len(told.previews)
+    host.run_for(0.1)
+    assert len(told.previews) == shown
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

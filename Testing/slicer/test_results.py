@@ -100,6 +100,68 @@ def test_a_new_segmentation_of_a_region_is_empty_elsewhere(
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume_node
 
 
+def test_a_region_of_a_ct_is_that_of_the_whole_and_costs_what_is_new(
+    slicer: Any, logic: Any, students: Path, any_geometry: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where intensities are normalised by fixed numbers. The student, asked again, says the same of the region."""
+    from packages import small_card
+    from plans import TWO_LABELS, small_plan
+    from ReCoKDLib.engines.base import TorchEngine
+    from ReCoKDLib.mrml.sessions import open_question, refining, run_ended
+    from ReCoKDLib.networks import build_network
+    from ReCoKDLib.package import write_package
+
+    plan = small_plan(features=(4, 8), schemes=("CTNormalization",), spacing=(1.2, 1.0, 1.1))
+    weights = build_network(plan.architecture, 1, TWO_LABELS.number_of_heads).state_dict()
+    write_package(students / "ct.recokd.zip", small_card("ct-x4", orientation="RAS"), plan, TWO_LABELS, [weights])
+    tiles: list[int] = []
+    plain = TorchEngine.__call__
+
+    def counted(self: Any, given: Any) -> Any:
+        tiles.append(1)
+        return plain(self, given)
+
+    monkeypatch.setattr(TorchEngine, "__call__", counted)
+
+    def count() -> int:
+        number = len(tiles)
+        tiles.clear()
+        return number
+
+    image = Volume(np.random.default_rng(0).normal(100, 50, (1, 22, 34, 30)).astype(np.float32), any_geometry)
+    node = volume_to_node(image)
+    logic.forget()
+    whole = labels_from_node(logic.segment(node, "ct-x4"), TWO_LABELS, image).array[0]
+    all_tiles = count()
+    roi = region(slicer, image, (10, 15, 13), (5.0, 6.0, 7.0))
+    inside = in_region(roi, image)
+    assert inside.any()
+    kept = logic.segment(node, "ct-x4", roiNode=roi)
+    assert count() == 0
+    logic.forget()
+    made = logic.segment(node, "ct-x4", roiNode=roi)
+    first = count()
+    assert 0 < first <= all_tiles
+    for each in (kept, made):
+        found = labels_from_node(each, TWO_LABELS, image).array[0]
+        assert np.array_equal(found, np.where(inside, whole, 0))
+    roi.SetSize(12.0, 13.0, 14.0)
+    logic.segment(node, "ct-x4", roiNode=roi)
+    grown = count()
+    logic.segment(node, "ct-x4")
+    assert grown + count() == all_tiles - first
+    # As when the scene is reopened.
+    before = refining(made).probabilities
+    run_ended(made, None)
+    question = open_question(made)
+    assert question is not None
+    assert question.options["region"] is not None
+    again = refining(made).probabilities
+    assert before is not None
+    assert again is not None
+    assert np.allclose(again[0].array.astype(float), before[0].array.astype(float), rtol=0, atol=1e-3)
+
+
 def test_outside_of_the_region_an_existing_segmentation_stays(
     slicer: Any, logic: Any, two_blobs: TwoBlobs, blob_student: str
 ) -> None:

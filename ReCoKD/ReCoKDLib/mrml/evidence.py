@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from ..errors import PackageError
 from ..labels import LabelSet
+from ..part import Slices, block_of, region_of
 from ..table import segment_mask
 from ..volume import Volume
-from .record import Record, Slices
+from .record import Record
 
 if TYPE_CHECKING:
     from ..package import ModelPackage
@@ -37,7 +38,7 @@ class Question:
     """What a student is to be asked again: a run of :func:`ReCoKDLib.segment.segment`.
 
     Attributes:
-        volume: The part that it saw, all channels, in world coordinates.
+        volume: All channels, in world coordinates.
         package: The student.
         options: Of the function; what JSON can write.
     """
@@ -47,20 +48,21 @@ class Question:
     options: Mapping[str, Any]
 
 
-def question_of(record: Record, seen: Callable[[], Volume]) -> Question | None:
+def question_of(record: Record, seen: Callable[[], tuple[Volume, Slices]]) -> Question | None:
     """What to ask the student that a record names; None, with a warning in the log, where it cannot be asked.
 
     Args:
         record: Of the segmentation.
-        seen: Gives ``Question.volume``; called only if it is needed.
+        seen: Gives ``Question.volume`` and the block of it that was asked for; called only if it is needed.
     """
     from ..students import find_student
 
     names = [known.name for known in record.segments[: record.from_student]]
     if not record.student:
         return None
-    volume = seen()
-    if not can_be_kept(volume.shape, len(names) + (0 if record.has_regions else 1)):
+    volume, part = seen()
+    block = block_of(part)
+    if not can_be_kept(region_of(volume, block).shape, len(names) + (0 if record.has_regions else 1)):
         return None
     try:
         package = find_student(record.student)
@@ -74,10 +76,11 @@ def question_of(record: Record, seen: Callable[[], Volume]) -> Question | None:
             record.student,
         )
         return None
-    return Question(volume, package, {"labels": names, "mirroring": record.mirroring, "probabilities": True})
+    options = {"labels": names, "mirroring": record.mirroring, "probabilities": True}
+    return Question(volume, package, {**options, "region": None if record.part is None else block})
 
 
-def probabilities_again(record: Record, seen: Callable[[], Volume]) -> Volume | None:
+def probabilities_again(record: Record, seen: Callable[[], tuple[Volume, Slices]]) -> Volume | None:
     """What the student says of a volume, asked here and now; None where it cannot be asked. See :func:`question_of`."""
     from ..segment import segment
 

@@ -15,6 +15,7 @@ class SceneLogic:
 
     def __init__(self) -> None:
         self._live: Any = None
+        self._kept: Any = None
 
     def ensureDependencies(self) -> None:
         """Ask for and install the Python packages that are missing.
@@ -47,6 +48,7 @@ class SceneLogic:
         engine: str = "auto",
         precision: str = "f32",
         memory: float | None = None,
+        preview: Callable[[Any], None] | None = None,
         progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Any:
@@ -60,8 +62,10 @@ class SceneLogic:
             segmentationNode: Where the segments go: those of the same names are replaced, all others are kept.
                 None for a new segmentation.
             labels: Names of the only structures wanted.
-            roiNode: ``vtkMRMLMarkupsROINode``: the student sees only the voxels around it, and outside of it all
-                segments stay as they are.
+            roiNode: ``vtkMRMLMarkupsROINode``: only the voxels around it are segmented, and outside of it all segments
+                stay as they are. There the result is that of the whole volume, unless the student normalises
+                intensities by their own mean or range: then it sees these voxels alone. Of another region of the same
+                volume only what is new is computed.
             locked: Names or ids of segments of ``segmentationNode`` to leave as they are, besides those that the user
                 marked as completed.
             device: auto, cpu, cuda or mps.
@@ -69,6 +73,8 @@ class SceneLogic:
             engine: What runs the network: auto, torch, openvino or onnxruntime.
             precision: f32, bf16 or auto.
             memory: GB that the process may take; None sets no bound.
+            preview: Told about once a second what is known so far of the slices that the views show, which are
+                computed first: a ``ReCoKDLib.preview.Preview``.
             progress: Called with the finished fraction.
             cancelled: Asked between tiles.
 
@@ -89,7 +95,16 @@ class SceneLogic:
             precision=precision,
             memory=memory,
         )
-        return self.showResult(work(progress, cancelled), segmentationNode, locked)
+        if self._kept is None:
+            from ..kept import Kept
+
+            self._kept = Kept()
+        result = work(progress, cancelled, preview=preview, kept=self._kept)
+        return self.showResult(result, segmentationNode, locked)
+
+    def forget(self) -> None:
+        """Give back the memory of the student and the volume that :meth:`segment` saw last."""
+        self._kept = None
 
     def segmentLater(self, volumeNode: Any, student: Any, *, roiNode: Any = None, **options: Any) -> Any:
         """Copy the voxels now; what is returned needs nothing of the scene and may run in a thread or a process.

@@ -69,6 +69,15 @@ class PanelLogic(SceneLogic, ABC):
             raise InputError(_("No sample data for {name} came with ReCoKD.").format(name=card.name))
         return [ensure_slicer().util.loadVolume(str(path), properties={"name": case_name(path)}) for path in cases[0]]
 
+    def previewOf(self, run: Any, package: Any) -> Any:
+        """A ``ReCoKDLib.mrml.preview_node.PreviewNode``, which shows what a run knows so far; nothing is made yet."""
+        from dataclasses import replace
+
+        from .preview_node import PreviewNode
+
+        wanted = package.label_set.subset(run.options.get("labels"))
+        return PreviewNode(run, replace(package.label_set, segments=wanted))
+
     def showUndoably(self, result: Any, segmentationNode: Any = None) -> Any:
         """As :meth:`showResult`; :meth:`undoRun` takes it back."""
         from .run_undo import RunUndo

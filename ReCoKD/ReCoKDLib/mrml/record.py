@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..labels import LabelSet, Segment
+from ..part import Slices
 from ..volume import Volume
 from .clicks import VOLUME_ROLE, Mark
 from .host import ensure_slicer
@@ -25,7 +26,6 @@ RECORD = "ReCoKD.record"
 FIRST_ROLE = "ReCoKD.before"
 
 Point = tuple[float, float, float]
-Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)

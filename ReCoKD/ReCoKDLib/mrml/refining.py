@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..interaction.corrections import continuous_kji
 from ..interaction.session import RefineSession, State
 from ..labels import LabelSet
+from ..part import Slices
 from ..volume import Volume
 from . import clicks
 from .asked_for import asked_for, correction_of
@@ -25,7 +26,6 @@ from .placed_volume import PlacedVolume
 from .record import (
     Done,
     Record,
-    Slices,
     locked_ids,
     read_record,
     require_volumes,
@@ -244,7 +244,7 @@ class Refining:
             self._record = replace(self._record, done=tuple(replace(d, fixed=True) for d in self._record.done))
             forget_first(self.node)
         if self._probabilities is None:
-            self._probabilities = probabilities_again(self._record, lambda: self._placed.in_world.cropped(self.part))
+            self._probabilities = probabilities_again(self._record, lambda: (self._placed.in_world, self.part))
         whole = on_whole_grid(self._probabilities, self.part, self._placed.local, self._label_set, self._record, first)
         there = set(present_ids(self.node, self._record))
         done = [d for d in self._record.done if not d.fixed and d.segment_id in there]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import Cancelled, InputError
 from ..interaction.corrections import Box
 from ..package import ModelPackage
+from ..part import Slices, block_of, region_of
 from ..segment import SegmentationResult, segment
 from ..students import find_student
 from ..table import segment_mask
@@ -19,12 +20,16 @@ from ..volume import Volume
 from .evidence import can_be_kept
 from .first_result import forget_first
 from .host import ensure_slicer
-from .record import Known, Record, Slices, locked_ids, part_from_slices, set_volume_nodes, write_record
+from .record import Known, Record, locked_ids, part_from_slices, set_volume_nodes, write_record
 from .roi import bounding_voxels, box_from_node, voxels_inside
 from .segmentations import ensure_segments, prepare_node, segmentation_to_node
 from .sessions import run_ended
+from .views import shown_planes
 from .volumes import ijk_to_node, volume_from_nodes
 from .voxels import Change, change_segments, read_labels
+
+if TYPE_CHECKING:
+    from ..preview import Plane
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,22 @@ class Run:
     """A run on what was copied out of the scene. Calling it carries it out here; it may be carried out elsewhere.
 
     Attributes:
-        volume: What the student is to see.
+        volume: All of the volume.
         student: Package, path or name.
         options: Of :func:`ReCoKDLib.segment.segment`.
         nodes: The volume nodes.
-        whole: All of the volume.
         box: The region of interest.
-        part: The block of ``whole`` that ``volume`` is; None for all.
+        part: The block of ``volume`` that is asked for; None for all.
+        look_at: The slices that views show.
     """
 
     volume: Volume
     student: Any
     options: Mapping[str, Any]
     nodes: tuple[Any, ...]
-    whole: Volume
     box: Box | None
-    part: Any
+    part: Slices | None
+    look_at: tuple[Plane, ...]
 
     @property
     def package(self) -> ModelPackage:
@@ -78,25 +83,32 @@ class Run:
         return self.student if isinstance(self.student, ModelPackage) else find_student(self.student)
 
     def all_options(self, package: ModelPackage) -> dict[str, Any]:
-        """The options, and whether to keep probabilities where nothing was said of it."""
+        """The options, what is asked for, and whether to keep probabilities where nothing was said of it."""
         names = self.options.get("labels")
         heads = len(package.label_set.subset(names)) + (0 if package.label_set.has_regions else 1)
-        return {"probabilities": can_be_kept(self.volume.shape, heads), **self.options}
+        block = None if self.part is None else block_of(self.part)
+        kept = can_be_kept(region_of(self.volume, block).shape, heads)
+        return {"probabilities": kept, "region": block, "look_at": self.look_at, **self.options}
 
-    def __call__(self, progress: Any = None, cancelled: Any = None) -> NodeResult:
+    def __call__(self, progress: Any = None, cancelled: Any = None, **options: Any) -> NodeResult:
         """Carry it out; needs nothing of the scene and may run in a thread.
+
+        Args:
+            progress: As of :func:`ReCoKDLib.segment.segment`.
+            cancelled: As there.
+            **options: ``preview`` and ``kept`` of that function.
 
         Raises:
             ReCoKDError: As of :func:`ReCoKDLib.segment.segment`.
         """
         package = self.package
-        options = self.all_options(package)
+        options = {**self.all_options(package), **options}
         return self.finish(segment(self.volume, package, progress=progress, cancelled=cancelled, **options), package)
 
     def finish(self, result: SegmentationResult, package: ModelPackage) -> NodeResult:
-        """What was found in ``volume``, for the scene."""
+        """What was found, for the scene."""
         mirroring = bool(self.options.get("mirroring"))
-        return _in_whole(result, self.whole, self.nodes, self.box, self.part, package.checksum, mirroring)
+        return _in_whole(result, self.volume, self.nodes, self.box, self.part, package.checksum, mirroring)
 
 
 def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **options: Any) -> Run:
@@ -105,7 +117,7 @@ def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **opti
     Args:
         nodes: Volume nodes, one for each channel.
         student: Package, path or name.
-        roi_node: ``vtkMRMLMarkupsROINode`` that limits the run to the voxels around it; None for the whole volume.
+        roi_node: ``vtkMRMLMarkupsROINode`` that limits the answer to the voxels around it; None for the whole volume.
         **options: Of :func:`ReCoKDLib.segment.segment`.
 
     Raises:
@@ -114,8 +126,7 @@ def prepare_run(nodes: Sequence[Any], student: Any, roi_node: Any = None, **opti
     volume = volume_from_nodes(nodes)
     box = None if roi_node is None else box_from_node(roi_node)
     part = None if box is None else bounding_voxels(box, volume)
-    seen = volume if part is None else volume.cropped(part)
-    return Run(seen, student, options, tuple(nodes), volume, box, part)
+    return Run(volume, student, options, tuple(nodes), box, part, tuple(shown_planes()))
 
 
 def show_result(result: NodeResult, segmentation_node: Any = None, locked: Sequence[str] = ()) -> Any:

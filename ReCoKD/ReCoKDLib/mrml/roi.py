@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..interaction.corrections import Box
+from ..part import Slices
 from ..volume import Volume
 from .host import ensure_slicer
 from .volumes import Matrix, numpy_matrix, world_from_node
-
-Slices = tuple[slice, slice, slice]
 
 
 def box_from_node(roi_node: Any) -> Box:

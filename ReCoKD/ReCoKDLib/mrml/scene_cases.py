@@ -195,7 +195,7 @@ class _Scene:
         self.segmentations = [
             node
             for node in _nodes(scene, "vtkMRMLSegmentationNode")
-            if node.GetSegmentation().GetNumberOfSegments() > 0
+            if node.GetSegmentation().GetNumberOfSegments() > 0 and not node.GetHideFromEditors()  # no previews
         ]
         hierarchies = _nodes(scene, "vtkMRMLSubjectHierarchyNode")
         self.hierarchy = hierarchies[0] if hierarchies else None

@@ -48,15 +48,19 @@ def segmentation_to_node(
     Raises:
         InputError: The existing segmentation is under a transform that is not linear.
     """
-    slicer = ensure_slicer()
     node = prepare_node(volume_node, segmentation_node, name)
-    place = np.linalg.inv(world_from_node(node)) @ labels.ijk_to_ras
-    modified = node.StartModify()
-    try:
-        _set_segments(slicer, node.GetSegmentation(), labels, label_set, place)
-    finally:
-        node.EndModify(modified)
+    fill_segmentation(node, labels, label_set)
     return node
+
+
+def fill_segmentation(segmentation_node: Any, labels: Volume, label_set: LabelSet) -> None:
+    """Put the segments of a label map into a segmentation node that was prepared; see :func:`segmentation_to_node`."""
+    place = np.linalg.inv(world_from_node(segmentation_node)) @ labels.ijk_to_ras
+    modified = segmentation_node.StartModify()
+    try:
+        _set_segments(ensure_slicer(), segmentation_node.GetSegmentation(), labels, label_set, place)
+    finally:
+        segmentation_node.EndModify(modified)
 
 
 def prepare_node(volume_node: Any, segmentation_node: Any = None, name: str = "") -> Any:

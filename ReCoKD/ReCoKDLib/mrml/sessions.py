@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
+from ..part import Slices
 from ..volume import Volume
 from .evidence import Question, question_of
 from .host import ensure_slicer
@@ -56,9 +57,9 @@ def open_question(segmentation_node: Any) -> Question | None:
         return None
     record = read_record(segmentation_node)
 
-    def seen() -> Volume:
+    def seen() -> tuple[Volume, Slices]:
         world = volume_from_nodes(nodes)
-        return world.cropped(seen_part(record, replace(world, ijk_to_ras=ijk_to_node(nodes[0]))))
+        return world, seen_part(record, replace(world, ijk_to_ras=ijk_to_node(nodes[0])))
 
     return question_of(record, seen)
 

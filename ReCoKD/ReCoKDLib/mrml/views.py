@@ -19,6 +19,17 @@ def nodes_of_class(kind: str) -> list[Any]:
     return [found.GetItemAsObject(index) for index in range(found.GetNumberOfItems())]
 
 
+def shown_planes() -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """The slices that the views of the layout show: of each its centre and its normal, RAS in mm."""
+    planes = []
+    for node in nodes_of_class("vtkMRMLSliceNode"):
+        if node.IsMappedInLayout():
+            place = node.GetSliceToRAS()
+            centre, normal = (tuple(place.GetElement(row, column) for row in range(3)) for column in (3, 2))
+            planes.append((centre, normal))
+    return planes
+
+
 def show_volume(volume_node: Any) -> None:
     """Show a volume in all slice views, in the middle of the field of view, where another one is shown."""
     composites = [node for node in _composites() if node.GetBackgroundVolumeID() != volume_node.GetID()]

@@ -155,6 +155,6 @@ class Asking(Section):
 
 
 def _same(one: Question, other: Question) -> bool:
-    if one.package.checksum != other.package.checksum or not one.volume.same_grid(other.volume):
+    if (one.package.checksum, one.options) != (other.package.checksum, other.options):
         return False
-    return np.array_equal(one.volume.array, other.volume.array)
+    return one.volume.same_grid(other.volume) and np.array_equal(one.volume.array, other.volume.array)

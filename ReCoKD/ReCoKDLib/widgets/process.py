@@ -1,10 +1,12 @@
-"""A student's run beside Slicer's interface, in a process of its own."""
+"""A student's run beside Slicer's interface, in a process of its own that stays for the next run."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +15,22 @@ from ..errors import Cancelled, InputError
 from ..mrml.texts import _
 from ..package import ModelPackage
 from ..volume import Volume
-from ..worker import Said, command, read_result, write_job
+from ..worker import WAIT_SECONDS, Said, command, job_folder, read_preview, read_result, write_job
 from .child_process import ChildProcess, kill
 
 if TYPE_CHECKING:
+    from ..preview import Preview
     from ..segment import SegmentationResult
 
+# Processes that wait for a run, one at the most: PyTorch and the student are loaded there.
+_waiting: list[StudentProcess] = []
 
-class BackgroundRun(ChildProcess):
+
+class BackgroundRun:
     """One run.
 
-    A process and not a thread: Slicer's main thread keeps Python's lock while it waits for events, a tile cannot be
-    interrupted, and a crash or a full memory would take Slicer with it. See :mod:`ReCoKDLib.worker` for what the two
+    In a process and not in a thread: Slicer's main thread keeps Python's lock while it waits for events, a tile cannot
+    be interrupted, and a crash or a full memory would take Slicer with it. See :mod:`ReCoKDLib.worker` for what the two
     sides say to each other.
 
     Args:
@@ -35,6 +41,7 @@ class BackgroundRun(ChildProcess):
         on_line: Called with each line for the log.
         on_done: Called with what was found.
         on_failed: Called with the error; :class:`ReCoKDLib.errors.Cancelled` after a cancel.
+        on_preview: Called with the newest preview, where ``options`` have slices to look at.
 
     Raises:
         InputError: The voxels cannot be written to the folder for temporary files.
@@ -50,66 +57,197 @@ class BackgroundRun(ChildProcess):
         on_line: Callable[[str], None],
         on_done: Callable[[SegmentationResult], None],
         on_failed: Callable[[BaseException], None],
+        on_preview: Callable[[Preview], None] | None = None,
     ) -> None:
         self._volume = volume
         self._package = package
+        self._on_progress = on_progress
+        self._on_line = on_line
         self._on_done = on_done
         self._on_failed = on_failed
+        self._on_preview = on_preview
+        self._preview = ""
+        self._is_done = False
+        self._over = False  # what the process still says then is of no interest
         try:
-            self._folder = _job_folder(volume, package, options)
+            self._process = _process_for(self)
+            self._folder = self._process.prepare(volume, package, options)
         except OSError as error:
             raise InputError(
                 _("The volume cannot be handed to the background process ({error}). Make room on the disk.").format(
                     error=error.strerror
                 )
             ) from error
-        super().__init__(command(sys.executable, self._folder), on_progress, on_line)
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process that works; None until it has said it."""
+        return self._process.pid
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._process.go()
 
     def cancel(self) -> None:
         """End the process, at once; ``on_failed`` is called before this returns."""
         if not self._over:
-            self._kill()
+            self.abandon()
             self._on_failed(Cancelled(_("Cancelled. The scene is as it was.")))
 
     def abandon(self) -> None:
         """End the process and report nothing any more: the scene is closed, or the module goes away."""
         if not self._over:
-            self._kill()
+            self._over = True
+            self._process.end()
 
-    def _kill(self) -> None:
+    # What the process says
+
+    def heard(self, said: Said) -> None:
+        """Take in a line, but for its fraction."""
+        if said.preview is not None:
+            self._preview = said.preview
+        elif said.done:
+            self._is_done = True
+        elif said.fraction is None:
+            self._on_line(said.text)
+
+    def progressed(self, fraction: float) -> None:
+        """So much is done."""
+        if not self._over:
+            self._on_progress(fraction)
+
+    def settle(self) -> None:
+        """All that was said by now is heard: show the newest preview, or the result."""
+        if self._over:
+            return
+        name, self._preview = self._preview, ""
+        if self._is_done:
+            self.finish([])
+        elif name and self._on_preview is not None:
+            with contextlib.suppress(OSError):  # it is only a preview
+                self._on_preview(read_preview(self._folder, name))
+
+    def finish(self, lines: list[str]) -> None:
+        """The result is there, or the process has ended; ``lines`` are what it printed."""
+        if self._over:
+            return
         self._over = True
-        kill(self._process, self._pid)
-        self._remove_folder()
+        try:
+            result = read_result(self._folder, self._volume, self._package, lines)
+        except Exception as error:  # every error is the interface's to show
+            self._process.release()
+            self._on_failed(error)
+            return
+        self._process.release()
+        self._on_done(result)
 
-    def _remove_folder(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+class StudentProcess(ChildProcess):
+    """A process that runs students, one run after another, and ends when nobody wants it for some minutes.
+
+    Raises:
+        OSError: There is no room for its folder.
+    """
+
+    def __init__(self) -> None:
+        self.run: BackgroundRun | None = None
+        self._home = Path(tempfile.mkdtemp(prefix="recokd-run-"))
+        self._number = 0
+        self._prepared: Path | None = None
+        self._waits_since = 0.0
+        super().__init__(command(sys.executable, self._home), self._progressed, lambda line: None)
+
+    def is_as_new(self) -> bool:
+        """Whether it is as good as a new one: started by the same command, and not about to end by itself."""
+        same = self._command == tuple(command(sys.executable, self._home))
+        return same and time.monotonic() - self._waits_since < 0.9 * WAIT_SECONDS
+
+    def prepare(self, volume: Volume, package: ModelPackage, options: Mapping[str, Any]) -> Path:
+        """Write what the next run needs; returns the folder that it will be in.
+
+        Raises:
+            OSError: There is no room.
+        """
+        self._lines.clear()
+        self._number += 1
+        try:
+            self._prepared = self._home / "prepared"
+            self._prepared.mkdir()
+            write_job(self._prepared, volume, package.path, options)
+        except BaseException:
+            self.end()
+            raise
+        return job_folder(self._home, self._number)
+
+    def go(self) -> None:
+        """Let the run that was prepared begin."""
+        if self._prepared is not None:
+            self._prepared.rename(job_folder(self._home, self._number))
+            self._prepared = None
+        if self._number == 1:
+            self.start()
+
+    def release(self) -> None:
+        """The run is over: wait for another one, unless one waits already."""
+        self.run = None
+        shutil.rmtree(job_folder(self._home, self._number), ignore_errors=True)
+        if self._over or _waiting:
+            self.end()
+        else:
+            self._waits_since = time.monotonic()
+            _waiting.append(self)
+
+    def end(self) -> None:
+        """End at once, and remove all files."""
+        if not self._over:
+            self._over = True
+            kill(self._process, self._pid)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.run = None
+        if self in _waiting:
+            _waiting.remove(self)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _progressed(self, fraction: float) -> None:
+        if self.run is not None:
+            self.run.progressed(fraction)
 
     def _heard(self, said: Said) -> float | None:
         if said.fraction is None:
             self._lines.append(said.text)
-            self._on_line(said.text)
+        if self.run is not None:
+            self.run.heard(said)
         return said.fraction
+
+    def _read(self) -> None:
+        super()._read()
+        if self.run is not None:
+            self.run.settle()
 
     def _finished(self, code: int = -1, how: Any = None) -> None:
         self._read()
         if self._over:
             return
         self._over = True
-        try:
-            result = read_result(self._folder, self._volume, self._package, self._lines)
-        except Exception as error:  # every error is the interface's to show
-            self._remove_folder()
-            self._on_failed(error)
-            return
-        self._remove_folder()
-        self._on_done(result)
+        if self.run is not None:
+            self.run.finish(self._lines)
+        self._forget()
 
 
-def _job_folder(volume: Volume, package: ModelPackage, options: Mapping[str, Any]) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="recokd-run-"))
-    try:
-        write_job(folder, volume, package.path, options)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
+def end_waiting() -> None:
+    """End the process that waits for a run, and give its memory back."""
+    for process in list(_waiting):
+        process.end()
+
+
+def _process_for(run: BackgroundRun) -> StudentProcess:
+    """The process that waits, or a new one."""
+    waiting = _waiting.pop() if _waiting else None
+    if waiting is not None and not waiting.is_as_new():
+        waiting.end()
+        waiting = None
+    process = waiting or StudentProcess()
+    process.run = run
+    return process

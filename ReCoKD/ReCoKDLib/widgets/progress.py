@@ -20,7 +20,7 @@ class RunProgress:
 
     def __init__(self, bar: Any, say: Callable[[str], None]) -> None:
         self._bar = bar
-        self._say = say
+        self._show = say
         self._words = ""
         self._remaining = Remaining()
         self._bar.visible = False
@@ -36,7 +36,11 @@ class RunProgress:
         self._remaining = Remaining()
         self._bar.setRange(0, 0)
         self._bar.visible = True
-        self._say(text)
+        self._show(text)
+
+    def say(self, words: str) -> None:
+        """Show other words from now on."""
+        self._words = words
 
     def at(self, fraction: float) -> None:
         """So much of it is done, 0 to 1."""
@@ -44,12 +48,14 @@ class RunProgress:
         self._bar.setValue(round(100 * fraction))
         left = self._remaining.seconds(fraction, time.monotonic())
         if left is None:
-            self._say(self._words)
+            self._show(self._words)
             return
         minutes, seconds = divmod(int(left + 0.5), 60)
-        self._say(_("{words} {minutes}:{seconds:02d} left").format(words=self._words, minutes=minutes, seconds=seconds))
+        self._show(
+            _("{words} {minutes}:{seconds:02d} left").format(words=self._words, minutes=minutes, seconds=seconds)
+        )
 
     def end(self) -> None:
         """It is over, however it went."""
         self._bar.visible = False
-        self._say("")
+        self._show("")

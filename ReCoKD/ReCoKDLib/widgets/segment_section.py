@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import qt
 
+from ..errors import ReCoKDError
 from ..mrml.texts import _
 from . import process
 from .progress import RunProgress
@@ -22,6 +24,7 @@ class SegmentSection(Section):
         """Connect the widgets."""
         ui = self.ui
         self.run: process.BackgroundRun | None = None
+        self._preview: Any = None
         self._progress = RunProgress(ui.progressBar, self.show_status)
         self._filling = False
         self.show_status("")
@@ -51,8 +54,9 @@ class SegmentSection(Section):
         self.ui.cancelButton.enabled = self.run is not None
 
     def scene_closing(self) -> None:
-        """A run whose volume goes away is of no use."""
+        """A run whose volume goes away is of no use, nor is what is kept of it."""
         self._abandon()
+        process.end_waiting()
         self.show_status("")
 
     def cleanup(self) -> None:
@@ -60,6 +64,8 @@ class SegmentSection(Section):
         if self.run:
             self.run.abandon()
             self.run = None
+        self._remove_preview()
+        process.end_waiting()
 
     def show_status(self, text: str) -> None:
         """What happens, below the progress."""
@@ -153,7 +159,9 @@ class SegmentSection(Section):
             on_line=self.ui.logEdit.appendPlainText,
             on_done=lambda result: self._done(prepared.finish(result, package), target),
             on_failed=self._failed,
+            on_preview=self._show_preview,
         )
+        self._preview = self.logic.previewOf(prepared, package)
         self.ui.logEdit.clear()
         self._progress.begin(_("Loading the student..."), _("Segmenting..."))
         self.panel.update()
@@ -162,6 +170,16 @@ class SegmentSection(Section):
     def _cancel(self) -> None:
         if self.run:
             self.run.cancel()
+
+    def _show_preview(self, preview: Any) -> None:
+        self._progress.say(_("Segmenting; the slice views show what is found so far..."))
+        with contextlib.suppress(ReCoKDError):  # the volume may be under a warp by now; the result will tell
+            self._preview.show(preview)
+
+    def _remove_preview(self) -> None:
+        if self._preview is not None:
+            self._preview.remove()
+            self._preview = None
 
     def _done(self, result: Any, target: Any) -> None:
         self._ended()
@@ -189,6 +207,7 @@ class SegmentSection(Section):
 
     def _ended(self) -> None:
         self.run = None
+        self._remove_preview()
         self._progress.end()
         self.panel.update()
 
