@@ -51,6 +51,7 @@ _BF16_DIFFERENCE = 0.05
 _TIMING_SECONDS = 1.0  # for all engines together
 _SEED = 20260101
 _CHOICE = "choice.json"
+_FORMAT = 2  # of what is kept; another one where engines are compared in another way
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,7 @@ def cache_key(checksum: str, precision: str, threads: int) -> str:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = ""
-    parts = [checksum, versions, _cpu(), threads, precision, platform.python_version()]
+    parts = [_FORMAT, checksum, versions, _cpu(), threads, precision, platform.python_version()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
