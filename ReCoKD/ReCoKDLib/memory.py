@@ -46,6 +46,11 @@ def resident_bytes() -> int:
     return _ASSUMED
 
 
+def counted(held: int) -> int:
+    """Of so many bytes that this process holds already, those that :func:`resident_bytes` tells of."""
+    return held if _STATUS.is_file() else 0
+
+
 def tile_bytes(tile: Sequence[int], plan: Plan, heads: int) -> int:
     """What a network needs for one tile, float32, by its stages: skips, two convolutions' outputs, the logits."""
     features, strides = plan.architecture.features_per_stage, plan.architecture.strides

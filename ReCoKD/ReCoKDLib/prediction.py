@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from .engines.choosing import make_engines
 from .errors import InputError, MissingDependencyError, PackageError, ReCoKDError
 from .kept import Kept, KeptTiles
 from .labels import LabelSet, Segment
-from .memory import band_bytes, fitting_tile, needed_bytes, smaller_tile, tiles_in_words
+from .memory import band_bytes, counted, fitting_tile, needed_bytes, smaller_tile, tiles_in_words
 from .networks import build_network, load_weights
 from .part import Block, Part, part_of, region_of
 from .plan import WHOLE_IMAGE, Plan
@@ -317,8 +318,9 @@ class Predictor:
         else:
             previewer = None
         if memory is not None:
-            result_bytes = int(np.prod(part.shape)) * (2 + (8 * heads if probabilities else 0))
-            result_bytes -= 0 if kept is None else kept.bytes  # which make way
+            # Of the whole volume, so that a region gets its tiles.
+            result_bytes = int(np.prod(case.shape_before_cropping)) * (2 + (8 * heads if probabilities else 0))
+            result_bytes -= counted(0 if kept is None else kept.bytes)  # which make way
             tile = fitting_tile(self.plan, heads, case.data.shape[1:], result_bytes, memory)
             room = int(memory * 1e9) - needed_bytes(self.plan, heads, case.data.shape[1:], result_bytes, tile)
             if tile != self.plan.patch_size:
@@ -336,7 +338,9 @@ class Predictor:
                     raise
                 else:
                     told(f"The memory of {self.device} does not suffice even for small tiles, so the CPU is used.")
-                    engines = tuple(TorchEngine(network, torch.device("cpu")) for network in self.networks)
+                    # Copies: the networks stay where the next run looks for them.
+                    copies = [copy.deepcopy(network).cpu() for network in self.networks]
+                    engines = tuple(TorchEngine(network, torch.device("cpu")) for network in copies)
                     tile = self.plan.patch_size
 
     def _case(self, oriented: Volume, kept: Kept | None) -> PreprocessedCase:

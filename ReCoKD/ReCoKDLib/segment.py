@@ -19,6 +19,7 @@ from .labels import LabelSet, Segment
 from .package import ModelPackage
 from .part import region_of
 from .picture import require_picture, write_picture
+from .preprocessing import normalises_by_the_image
 from .students import find_student
 from .table import write_table
 from .volume import Volume, stack_channels
@@ -162,7 +163,7 @@ def segment(
         if warn is not None:
             warn(warning)
 
-    seen = region_of(volume, region)
+    seen = region_of(volume, region) if normalises_by_the_image(package.plan) else volume
     for warning in check_input(seen, package.card, package.plan):
         told(warning)
     if loaded is None:

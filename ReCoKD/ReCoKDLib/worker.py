@@ -17,6 +17,7 @@ input is closed: nothing is left behind when the program that started it dies.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -231,8 +232,9 @@ def _run(folder: Path, state: dict[str, Any]) -> None:
 
 def _tell(folder: Path, preview: Preview) -> None:
     name = f"preview-{time.monotonic_ns()}.npy"
-    _save(folder / name, np.column_stack((preview.voxels, preview.values)))
-    say(preview=name)
+    with contextlib.suppress(ReCoKDError):  # a full disk costs the preview, not the run
+        _save(folder / name, np.column_stack((preview.voxels, preview.values)))
+        say(preview=name)
 
 
 def read_preview(folder: Path, name: str) -> Preview:

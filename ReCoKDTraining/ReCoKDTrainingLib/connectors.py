@@ -12,6 +12,7 @@ from ReCoKDLib.errors import ReCoKDError
 
 from .losses.reduction import sum_over_processes
 from .losses.stagewise import brought_to
+from .processes import share_parameters
 
 STARTS = ("random", "fitted")
 _RIDGE = 1e-3
@@ -90,6 +91,7 @@ class Connectors(nn.ModuleDict):
                 connector.weight.copy_(weight[:, :, None, None, None])
                 if connector.bias is not None:
                     connector.bias.copy_(bias)
+        share_parameters(list(self.parameters()))  # each process solved by itself, perhaps with other rounding
         self.fitted.fill_(True)
 
 

@@ -164,6 +164,7 @@ def remember(data: CheckedData, folder: Path) -> None:
     values = {
         "format": FORMAT,
         "checksum": data.checksum,
+        "fingerprint": data.fingerprint.sha256,
         "cases": [case.identifier for case in data.dataset.cases],
         "train": [case.identifier for case in data.split.training],
         "val": [case.identifier for case in data.split.validation],
@@ -185,6 +186,8 @@ def _remembered(
         if (values["format"], values["checksum"]) != (FORMAT, checksum):
             return None
         fingerprint = Fingerprint.from_dict(read_json(folder / FINGERPRINT))
+        if fingerprint.sha256 != values["fingerprint"]:
+            return None
         cases = {case.identifier: case for case in dataset.cases}
         split = Split(*(tuple(cases[name] for name in values[part]) for part in ("train", "val")))
         if {case.identifier for case in split.training} != {case.identifier for case in fingerprint.cases}:
@@ -193,7 +196,7 @@ def _remembered(
         return CheckedData(dataset.without(sorted(left_out)), split, fingerprint, tuple(values["said"]), checksum)
     except Cancelled:
         raise
-    except (ReCoKDError, OSError, KeyError, TypeError):
+    except (ReCoKDError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 

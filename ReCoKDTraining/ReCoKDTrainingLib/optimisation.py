@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -115,6 +115,16 @@ class Optimisation:
                 raise _not_a_number(bad or ["a gradient"])
             self.optimiser.step()
         return StepReport({name: value.cpu() for name, value in terms.items()}, float(norm))
+
+    def load_optimiser(self, state: dict[str, Any]) -> None:
+        """Take a checkpoint's optimiser; learning rates are those of this run.
+
+        Raises:
+            ValueError: It is of other parameters.
+        """
+        self.optimiser.load_state_dict(state)
+        for group, own in zip(self.optimiser.param_groups, self.distiller.parameter_groups(), strict=True):
+            group["factor"] = own["factor"]
 
     def gradient_norms(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, float]:
         """:meth:`Distiller.gradient_norms`, of the first part where batches are divided."""

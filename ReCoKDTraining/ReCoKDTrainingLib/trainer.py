@@ -304,7 +304,7 @@ class Trainer:
         try:
             self.distiller.student.load_state_dict(state["student"])
             self.distiller.load_adapter_state(state["adapters"])
-            self.optimisation.optimiser.load_state_dict(state["optimiser"])
+            self.optimisation.load_optimiser(state["optimiser"])
             self.optimisation.parts = int(state["parts"])
             self.step = int(state["step"])
             self.history = [dict(row) for row in state["history"]]

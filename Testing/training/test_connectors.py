@@ -87,6 +87,13 @@ def test_connectors_learn_at_their_own_rate(rate: float) -> None:
             torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_checkpoint_of_another_rate_goes_on_at_this_runs() -> None:
+    options = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 0.0, "gradient_clip": 1e9}
+    slow, fast = (Optimisation(distiller(rate=rate), **options, seed=0, say=print) for rate in (1.0, 10.0))
+    fast.load_optimiser(slow.optimiser.state_dict())
+    assert [group["factor"] for group in fast.optimiser.param_groups] == [1.0, 10.0]
+
+
 def test_other_options_are_refused() -> None:
     with pytest.raises(ReCoKDError, match="start random or fitted, not 'zero'"):
         ConnectorOptions("zero")

@@ -13,6 +13,7 @@ from ReCoKDLib.image_io import write_label_map, write_volume
 from ReCoKDLib.volume import Volume
 from ReCoKDTrainingLib.case_check import check_cases
 from ReCoKDTrainingLib.datasets import NnunetRawDataset, SourceOptions, Split, open_dataset
+from ReCoKDTrainingLib.datasets.file_pairs import SegmentationReader
 
 SMALL = Volume(np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4), np.eye(4))
 LABELS = SMALL.with_array((SMALL.array > 12).astype(np.uint8))
@@ -97,3 +98,12 @@ def test_so_many_channels_as_there_are(tmp_path: Path) -> None:
     make(tmp_path, "a.nii.gz", "a_seg.nii.gz")
     with pytest.raises(DatasetError, match=r"2 channels were named \(CT, PET\), the cases have 1"):
         open_dataset(tmp_path, SourceOptions(("CT", "PET")))
+
+
+def test_segments_that_become_other_classes_are_another_content(tmp_path: Path) -> None:
+    """A corrected table of synonyms changes no file."""
+    image, segmentation = tmp_path / "a.nii.gz", tmp_path / "a.seg.nrrd"
+    for path in (image, segmentation):
+        path.write_bytes(b"any")
+    readers = [SegmentationReader((image,), segmentation, ((segment, 2),)) for segment in ("edema", "core")]
+    assert len({reader.content() for reader in readers}) == 2

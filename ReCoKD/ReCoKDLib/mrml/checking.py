@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ReCoKDError
 from ..input_check import check_input
 from ..package import ModelPackage
+from ..preprocessing import normalises_by_the_image
 from .volumes import volume_from_nodes
 
 
@@ -29,7 +30,7 @@ def check_nodes(nodes: Sequence[Any], package: ModelPackage, roi_node: Any = Non
     """Check volume nodes, one for each channel, and the region of interest if there is one."""
     try:
         volume = volume_from_nodes(nodes)
-        if roi_node is not None:
+        if roi_node is not None and normalises_by_the_image(package.plan):
             from .roi import bounding_voxels, box_from_node
 
             volume = volume.cropped(bounding_voxels(box_from_node(roi_node), volume))

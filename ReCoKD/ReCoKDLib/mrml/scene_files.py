@@ -87,12 +87,15 @@ def _silent() -> Iterator[None]:
 
 def _require_archive(path: Path) -> None:
     import zipfile
+    import zlib
 
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path} is damaged or no scene ({error}). Get the file again.") from error
+    # what zipfile raises besides, for damage of one kind or another, and for archives with a password
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{path} is damaged or no scene ({why}). Get the file again.") from error
     if damaged:
         raise InputError(f"{path} is damaged: a part of the archive cannot be read. Get the file again.")
 

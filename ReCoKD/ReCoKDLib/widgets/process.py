@@ -105,6 +105,8 @@ class BackgroundRun:
     def heard(self, said: Said) -> None:
         """Take in a line, but for its fraction."""
         if said.preview is not None:
+            if self._preview:
+                (self._folder / self._preview).unlink(missing_ok=True)
             self._preview = said.preview
         elif said.done:
             self._is_done = True

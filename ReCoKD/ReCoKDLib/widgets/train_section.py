@@ -24,6 +24,7 @@ from ..training_start import (
     resume_arguments,
     train_arguments,
 )
+from .process import end_waiting
 from .section import Section
 from .training_process import TrainingProcess
 
@@ -221,6 +222,7 @@ class TrainSection(Section):
 
     def _run(self, script: Path, arguments: list[str], folder: Path) -> None:
         self.folder, self._seen, self._next_look = folder, None, 0.0
+        end_waiting()  # whose memory the training may need
         self.run = TrainingProcess(
             script,
             arguments,

@@ -62,8 +62,8 @@ class CaseReader(Protocol):
         from another one and is then not learned.
         """
 
-    def content(self) -> str:
-        """A checksum that changes when image or labels do."""
+    def content(self, wanted: Collection[int] | None = None) -> str:
+        """A checksum that changes when image or labels do, or segments become other values; ``wanted`` as above."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class FileReader:
         """The label map as it is in the file."""
         return None if self.label is None else Annotation(read_volume(self.label))
 
-    def content(self) -> str:
+    def content(self, wanted: Collection[int] | None = None) -> str:
         """Over the files' contents."""
         return files_checksum((*self.images, *(() if self.label is None else (self.label,))))
 
@@ -130,14 +130,14 @@ class BrokenReader:
         """Raises the problem."""
         raise DatasetError(self.problem)
 
-    def content(self) -> str:
+    def content(self, wanted: Collection[int] | None = None) -> str:
         """Raises the problem."""
         raise DatasetError(self.problem)
 
 
-def files_checksum(files: Sequence[Path]) -> str:
-    """One checksum over the contents of files, in their order."""
-    digest = hashlib.sha256()
+def files_checksum(files: Sequence[Path], values: object = None) -> str:
+    """One checksum over the contents of files, in their order, and over the values that their segments become."""
+    digest = hashlib.sha256(b"" if values is None else repr(values).encode())
     for path in files:
         digest.update(sha256(path).encode("ascii"))
     return digest.hexdigest()
@@ -195,8 +195,12 @@ class Case:
 
     def annotation(self, volume: Volume) -> Annotation | None:
         """What was annotated as it is in the source, or None; ``volume`` is the case's image."""
-        wanted = None if self.relabelling is None else {value for value, _ in self.relabelling.values}
-        return self.reader.annotation(volume, wanted)
+        return self.reader.annotation(volume, self._wanted)
+
+    @property
+    def _wanted(self) -> set[int] | None:
+        """The values of its label map that are learned; None: all."""
+        return None if self.relabelling is None else {value for value, _ in self.relabelling.values}
 
     def labels(self, volume: Volume) -> Volume | None:
         """The label map as it is in the source, or None; ``volume`` is the case's image."""
@@ -205,7 +209,7 @@ class Case:
 
     def content(self) -> str:
         """A checksum that changes when image or labels do."""
-        return self.reader.content()
+        return self.reader.content(self._wanted)
 
     def meaning(self) -> str:
         """A checksum that changes when the values of its label map mean something else, or are numbered otherwise."""

@@ -52,7 +52,7 @@ class DecathlonReader:
         """The label map as it is in the file."""
         return Annotation(read_volume(self.label))
 
-    def content(self) -> str:
+    def content(self, wanted: Collection[int] | None = None) -> str:
         """Over both files' contents."""
         return files_checksum((self.image, self.label))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,13 @@ class DicomReader:
     def volume(self) -> Volume:
         """All channels as one volume."""
         try:
-            return stack_channels([read_volume(series.folder, series.uid) for series in self.series])
-        except InputError as error:  # folders of DICOM may be named after patients
+            read = [read_volume(series.folder, series.uid) for series in self.series]
+            return stack_channels([replace(volume, name=f"channel {n}") for n, volume in enumerate(read)])
+        except InputError as error:  # folders and files of DICOM may be named after patients
             told = str(error)
             for series in self.series:
-                told = told.replace(f"in {series.folder}", "of the case").replace(str(series.folder), "of the case")
+                for path in (*series.files, series.folder):
+                    told = told.replace(f"in {path}", "of the case").replace(str(path), "of the case")
             raise InputError(told) from None
 
     @property
@@ -88,9 +90,10 @@ class DicomReader:
                 builder.compare(value * segment.array[0].astype(np.uint16), segment.ijk_to_ras)
         return builder.annotation()
 
-    def content(self) -> str:
-        """Over the files' contents."""
-        return files_checksum((*(file for series in self.series for file in series.files), *self.segmentations))
+    def content(self, wanted: Collection[int] | None = None) -> str:
+        """Over the files' contents, and which segments are which classes."""
+        files = [file for series in self.series for file in series.files]
+        return files_checksum((*files, *self.segmentations), self.values)
 
 
 @dataclass

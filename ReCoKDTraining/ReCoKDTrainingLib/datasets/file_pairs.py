@@ -72,9 +72,9 @@ class SegmentationReader:
         values = [(key, value) for key, value in self.values if wanted is None or value in wanted]
         return read_segmentation(self.segmentation, values, volume)
 
-    def content(self) -> str:
-        """Over the files' contents."""
-        return files_checksum((*self.images, self.segmentation))
+    def content(self, wanted: Collection[int] | None = None) -> str:
+        """Over the files' contents, and which segments are which classes."""
+        return files_checksum((*self.images, self.segmentation), self.values)
 
 
 class FilePairsDataset(Dataset):

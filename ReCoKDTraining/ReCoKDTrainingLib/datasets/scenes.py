@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -68,11 +69,14 @@ class SceneReader:
         except InputError as error:
             raise InputError(_nameless(str(error), self.path)) from None
 
-    def content(self) -> str:
+    def content(self, wanted: Collection[int] | None = None) -> str:
         """Over the voxels: a ``.mrml`` file is not all of a scene, and a ``.mrb`` more than a case."""
         volume = self.volume()
-        annotation = self.annotation(volume)
-        return voxels_checksum(volume, None if annotation is None else annotation.labels)
+        annotation = self.annotation(volume, wanted)
+        if annotation is None:
+            return voxels_checksum(volume)
+        lost = f"{sorted(annotation.overlaps.items())} {annotation.outside}"
+        return hashlib.sha256(f"{voxels_checksum(volume, annotation.labels)} {lost}".encode()).hexdigest()
 
 
 class ScenesDataset(Dataset):
