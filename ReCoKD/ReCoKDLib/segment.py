@@ -163,7 +163,8 @@ def segment(
         if warn is not None:
             warn(warning)
 
-    seen = region_of(volume, region) if normalises_by_the_image(package.plan) else volume
+    asked = region_of(volume, region)
+    seen = asked if normalises_by_the_image(package.plan) else volume
     for warning in check_input(seen, package.card, package.plan):
         told(warning)
     if loaded is None:
@@ -195,7 +196,7 @@ def segment(
     return SegmentationResult(
         labels=prediction.labels,
         label_set=replace(package.label_set, segments=wanted),
-        volume=seen,
+        volume=asked,
         student=package.card.name,
         warnings=tuple(warnings),
         seconds=time.perf_counter() - begun,

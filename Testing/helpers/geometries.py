@@ -53,6 +53,11 @@ def oblique_left_handed() -> Matrix:
     return matrix(rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (0.8, 1.0, 2.0), (-35.0, 22.0, 64.0))
 
 
+# One millimetre, so that nothing is resampled and every voxel is told.
+TURNED_LEFT_HANDED = matrix(
+    rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 1.0), (-35.0, 22.0, 64.0)
+)
+
 GEOMETRIES = {
     "axis-aligned": axis_aligned,
     "lps": scanner_lps,

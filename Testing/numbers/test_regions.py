@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from geometries import Matrix
-from packages import small_package
+from packages import small_card, small_package, small_weights
 from plans import TWO_LABELS, ByIntensity, small_plan
 from ReCoKDLib import kept as kept_module
 from ReCoKDLib.errors import InputError
 from ReCoKDLib.kept import Kept
-from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.part import Block, slices_of
 from ReCoKDLib.plan import WHOLE_IMAGE, Plan
 from ReCoKDLib.prediction import Predictor
@@ -134,6 +134,21 @@ def test_a_region_beyond_the_volume_is_refused(block: Block) -> None:
         Predictor(fixed_plan(), TWO_LABELS, [ByIntensity()]).predict(noise(), region=block)
 
 
+def test_the_result_is_of_the_region_and_the_check_of_what_is_seen(tmp_path: Path) -> None:
+    """A voxel that is no number would spoil the tiles around it, in the region or not."""
+    plan = fixed_plan()
+    path = write_package(
+        tmp_path / "ct.recokd.zip", small_card("ct", orientation=None), plan, TWO_LABELS, [small_weights(plan)]
+    )
+    volume, block = noise(), BLOCKS[0]
+    found = segment(volume, path, device="cpu", engine="torch", region=block)
+    assert found.volume.same_grid(found.labels)
+    np.testing.assert_array_equal(found.volume.array, volume.cropped(slices_of(block)).array)
+    volume.array[0, -1, -1, -1] = np.nan
+    with pytest.raises(InputError, match="not numbers"):
+        segment(volume, path, device="cpu", engine="torch", region=block)
+
+
 def test_an_empty_region_asks_nobody() -> None:
     engine = Counting()
     predictor = Predictor(fixed_plan(), TWO_LABELS, [engine.network], engines=[engine])
@@ -154,12 +169,17 @@ def test_intensities_normalised_by_their_own_mean_see_the_region_alone() -> None
     np.testing.assert_array_equal(found.array, alone.array)
 
 
-def test_a_changed_region_costs_new_tiles_only() -> None:
+def counted() -> tuple[Counting, Predictor, Volume, Volume, int]:
+    """An engine, its predictor, a volume, that one's labels, and how many tiles these took."""
     engine = Counting()
     predictor = Predictor(fixed_plan(), TWO_LABELS, [engine.network], engines=[engine])
     volume = noise(shape=(40, 40, 40))
     whole = predictor.predict(volume).labels
-    all_tiles = engine.taken()
+    return engine, predictor, volume, whole, engine.taken()
+
+
+def test_a_changed_region_costs_new_tiles_only() -> None:
+    engine, predictor, volume, whole, all_tiles = counted()
     kept = Kept()
     small: Block = ((6, 12), (6, 12), (6, 12))
     larger: Block = ((6, 12), (6, 12), (6, 30))
@@ -187,11 +207,7 @@ def test_a_changed_region_costs_new_tiles_only() -> None:
 
 
 def test_what_is_kept_is_bounded_and_the_result_the_same() -> None:
-    engine = Counting()
-    predictor = Predictor(fixed_plan(), TWO_LABELS, [engine.network], engines=[engine])
-    volume = noise(shape=(40, 40, 40))
-    whole = predictor.predict(volume).labels
-    all_tiles = engine.taken()
+    engine, predictor, volume, whole, all_tiles = counted()
     tile = 3 * 4 * int(np.prod(predictor.plan.patch_size))
     kept = Kept(room=2 * tile + 5)
     counts = []

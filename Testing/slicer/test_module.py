@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from geometries import matrix, rotation
+from geometries import TURNED_LEFT_HANDED
 from panel_user import segmentations
 from processes import run_on_host
 from ReCoKDLib.errors import InputError
@@ -23,11 +23,6 @@ from ReCoKDLib.volume import Volume
 
 Matrix = npt.NDArray[np.float64]
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
-
-# One millimetre, so that nothing is resampled and every voxel is told.
-TURNED_LEFT_HANDED = matrix(
-    rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 1.0), (-35.0, 22.0, 64.0)
-)
 
 
 # The module

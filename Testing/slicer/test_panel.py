@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from geometries import matrix, rotation
+from geometries import TURNED_LEFT_HANDED
 from panel_user import choose, segment, segmentations, settle
 from ReCoKDLib import prediction
 from ReCoKDLib.labels import LabelSet
@@ -22,11 +22,6 @@ from ReCoKDLib.volume import Volume
 
 Matrix = npt.NDArray[np.float64]
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
-
-# One millimetre, so that nothing is resampled and every voxel is told.
-TURNED_LEFT_HANDED = matrix(
-    rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 1.0), (-35.0, 22.0, 64.0)
-)
 
 
 def test_it_begins_short(host: Any, panel: Any, picture_of: Any) -> None:

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
-from geometries import matrix, rotation
+from geometries import TURNED_LEFT_HANDED
+from packages import small_card, small_weights
 from panel_user import choose, segment, segmentations, settle
+from plans import TWO_LABELS, small_plan
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.mrml.checking import check_nodes
+from ReCoKDLib.mrml.views import region_around
 from ReCoKDLib.mrml.volumes import volume_to_node
+from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.volume import Volume
 
 Matrix = npt.NDArray[np.float64]
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
-
-# One millimetre, so that nothing is resampled and every voxel is told.
-TURNED_LEFT_HANDED = matrix(
-    rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 1.0), (-35.0, 22.0, 64.0)
-)
 
 
 def test_apply_waits_for_a_volume_and_a_student(host: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any) -> None:
@@ -129,6 +130,21 @@ def test_a_warning_has_its_reason_and_stops_nobody(
     assert len(segmentations(slicer)) == 1
     assert host.messages == []
     assert "The voxel size 1 x 1 x 2.5 mm (k, j, i) is far from" in panel.ui.statusLabel.text
+
+
+@pytest.mark.parametrize("scheme", ["ZScoreNormalization", "CTNormalization"])
+def test_a_region_beside_the_volume_is_refused_before_the_run(
+    slicer: Any, two_blobs: TwoBlobs, tmp_path: Path, scheme: str
+) -> None:
+    """Whether the student sees the region alone or the whole volume."""
+    plan = small_plan(schemes=(scheme,))
+    card, path = small_card("beside"), tmp_path / "beside.recokd.zip"
+    package = ModelPackage.open(write_package(path, card, plan, TWO_LABELS, [small_weights(plan)]))
+    node = volume_to_node(two_blobs()[0])
+    region = region_around(node)
+    assert check_nodes([node], package, region).problem == ""
+    region.SetCenter(500.0, 0.0, 0.0)
+    assert check_nodes([node], package, region).problem != ""
 
 
 def test_the_check_takes_no_torch(repository: Path) -> None:

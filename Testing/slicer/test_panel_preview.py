@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geometries import matrix, rotation
+from geometries import TURNED_LEFT_HANDED
 from panel_user import choose, segment, segmentations, settle, start_held
 from ReCoKDLib import previewing
 from ReCoKDLib.labels import LabelSet
@@ -19,10 +19,6 @@ from ReCoKDLib.preview import Preview
 from ReCoKDLib.volume import Volume
 
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
-
-TURNED_LEFT_HANDED = matrix(
-    rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 1.0), (-35.0, 22.0, 64.0)
-)
 
 
 @pytest.fixture

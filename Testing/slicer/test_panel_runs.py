@@ -10,18 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from geometries import matrix, rotation
 from panel_user import choose, segment, segmentations, settle, start_held
 from ReCoKDLib.mrml.volumes import volume_to_node
 from ReCoKDLib.volume import Volume
 
 Matrix = npt.NDArray[np.float64]
 TwoBlobs = Callable[..., tuple[Volume, Volume]]
-
-# One millimetre, so that nothing is resampled and every voxel is told.
-TURNED_LEFT_HANDED = matrix(
-    rotation((-19.0, 8.0, 31.0)) @ np.diag([1.0, 1.0, -1.0]), (1.0, 1.0, 1.0), (-35.0, 22.0, 64.0)
-)
 
 
 def test_cancel(host: Any, slicer: Any, two_blobs: TwoBlobs, blob_student: str, panel: Any, runs: Any) -> None:

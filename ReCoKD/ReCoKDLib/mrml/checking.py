@@ -30,10 +30,12 @@ def check_nodes(nodes: Sequence[Any], package: ModelPackage, roi_node: Any = Non
     """Check volume nodes, one for each channel, and the region of interest if there is one."""
     try:
         volume = volume_from_nodes(nodes)
-        if roi_node is not None and normalises_by_the_image(package.plan):
+        if roi_node is not None:
             from .roi import bounding_voxels, box_from_node
 
-            volume = volume.cropped(bounding_voxels(box_from_node(roi_node), volume))
+            region = volume.cropped(bounding_voxels(box_from_node(roi_node), volume))  # refuses one without voxels
+            if normalises_by_the_image(package.plan):
+                volume = region
         return Fit(warnings=check_input(volume, package.card, package.plan))
     except ReCoKDError as error:
         return Fit(problem=str(error))
