@@ -60,7 +60,7 @@ def check_sources(settings: RunSettings, progress: Progress) -> bool:
     progress.say(table(check))
     for path in written:
         progress.say(str(path))
-    return any(finding.spoils and not (settings.data.skip_bad and name) for name, finding in check.all_findings())
+    return bool(check.spoiling(settings.data.skip_bad))
 
 
 def _check(settings: RunSettings, progress: Progress) -> Check:
@@ -85,8 +85,7 @@ def _check(settings: RunSettings, progress: Progress) -> Check:
         progress=progress.fraction,
     )
     used = without(check) if data.skip_bad else check.split
-    spoiled = any(finding.spoils and not (data.skip_bad and name) for name, finding in check.all_findings())
-    fingerprint = None if spoiled else lambda: inspection.fingerprint(used.training)
+    fingerprint = None if check.spoiling(data.skip_bad) else lambda: inspection.fingerprint(used.training)
     more += refusals(settings, dataset, used, teacher, fingerprint)
     return replace(check, findings=(*more, *check.findings))
 

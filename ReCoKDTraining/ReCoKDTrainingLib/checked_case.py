@@ -92,7 +92,11 @@ class Check:
         yield from (("", finding) for finding in self.findings)
         yield from ((case.identifier, finding) for case in self.cases for finding in case.findings)
 
+    def spoiling(self, skip_bad: bool) -> list[tuple[str, Finding]]:
+        """The findings that would spoil a training, of cases only where these are not skipped."""
+        return [(name, found) for name, found in self.all_findings() if found.spoils and not (skip_bad and name)]
+
     @property
     def spoiled(self) -> bool:
         """Whether anything would spoil the training."""
-        return any(finding.spoils for _, finding in self.all_findings())
+        return bool(self.spoiling(skip_bad=False))

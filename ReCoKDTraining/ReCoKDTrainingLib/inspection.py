@@ -134,11 +134,7 @@ def _looked_at(
         seen=inspection,
         progress=progress.fraction,
     )
-    spoiling = [
-        line(name, finding)
-        for name, finding in check.all_findings()
-        if finding.spoils and not (settings.skip_bad and name)
-    ]
+    spoiling = [line(name, finding) for name, finding in check.spoiling(settings.skip_bad)]
     if spoiling:
         raise DatasetError(
             f"{len(spoiling)} thing(s) would spoil the training:\n"

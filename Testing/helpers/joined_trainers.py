@@ -26,9 +26,8 @@ PLAN = small_plan(patch_size=(16, 16, 16), features=(8, 16, 16))
 STEPS = 3
 
 
-def make_trainer(cases: Sequence[CachedCase], label_set: Any, folder: Path) -> Trainer:
-    """One epoch of a few steps with four patches; ReCo-KD and logits at full eta."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make_distiller(label_set: Any, eta: float, batch_dice: bool = False) -> Distiller:
+    """A teacher and a student of half its width; ReCo-KD and logits, at full eta from the first step."""
     torch.manual_seed(0)
     teacher = build_network(PLAN.architecture, 1, 3)
     student = build_network(PLAN.with_width(1).architecture, 1, 3, deep_supervision=True)
@@ -41,14 +40,21 @@ def make_trainer(cases: Sequence[CachedCase], label_set: Any, folder: Path) -> T
                 student_channels=recorder.channels(student),
                 label_set=label_set,
             ),
-            0.1,
+            eta,
         )
         for name in ("reco", "logits")
     }
+    return Distiller(student, teacher, SegmentationLoss(label_set, 2, batch_dice=batch_dice), losses, ramp=0.0)
+
+
+def make_trainer(cases: Sequence[CachedCase], label_set: Any, folder: Path) -> Trainer:
+    """One epoch of a few steps with four patches."""
+    folder.mkdir(parents=True, exist_ok=True)
+    distiller = make_distiller(label_set, 0.1, batch_dice=True)
     schedule = Schedule(epochs=1, steps_per_epoch=STEPS, batch_size=4)
     return Trainer(
         schedule,
-        Distiller(student, teacher, SegmentationLoss(label_set, 2, batch_dice=True), losses, ramp=0.0),
+        distiller,
         PatchDataset(cases, PLAN, label_set, 0, schedule.samples),
         folder,
         device=torch.device("cpu"),

@@ -9,39 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from plans import small_plan
+from joined_trainers import make_distiller
 from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.networks import build_network
 from ReCoKDTrainingLib.compiling import compile_teacher
-from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
-from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
+from ReCoKDTrainingLib.distiller import Distiller
 from ReCoKDTrainingLib.losses.base import NetworkOutputs
-from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder, HookRecorder
+from ReCoKDTrainingLib.recorders import HookRecorder
 
-PLAN = small_plan(patch_size=(16, 16, 16), features=(8, 16, 16))
 LABELS = LabelSet.from_dataset_json({"labels": {"background": 0, "one": 1, "two": 2}})
 IMAGES = torch.zeros(1, 1, 16, 16, 16)
 
 
 @pytest.fixture
 def distiller() -> Distiller:
-    torch.manual_seed(0)
-    teacher = build_network(PLAN.architecture, 1, 3)
-    student = build_network(PLAN.with_width(1).architecture, 1, 3, deep_supervision=True)
-    recorder = EncoderDecoderRecorder()
-    losses = {
-        name: WeightedLoss(
-            build_loss(
-                name,
-                teacher_channels=recorder.channels(teacher),
-                student_channels=recorder.channels(student),
-                label_set=LABELS,
-            ),
-            1.0,
-        )
-        for name in ("reco", "logits")
-    }
-    return Distiller(student, teacher, SegmentationLoss(LABELS, 2), losses, ramp=0.0)
+    return make_distiller(LABELS, 1.0)
 
 
 class Counted:
