@@ -23,7 +23,7 @@ from .fingerprint import Fingerprint
 from .losses import SegmentationLoss, build_loss
 from .model_fit import TeacherModel, require_same_heads
 from .planner import plan_dataset, with_backbone
-from .precision import arranged
+from .precision import arranged, arranged_teacher
 from .recorders import pair_stages, recorder_for
 from .run_settings import RunSettings
 from .training_data import annotated_in_full
@@ -147,6 +147,8 @@ def distiller_for(
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
     )
+    if distiller.teacher is not None:
+        distiller.teacher = arranged_teacher(distiller.teacher, device)
     if teacher is not None and not annotated_in_full(split.training):
         distiller.require_logits_loss()
     if initial is not None:

@@ -73,6 +73,24 @@ class Finished:
     dice: float | None
 
 
+def package_run(run: Run, presentation: Presentation) -> Path:
+    """Package the trained network as ``NAME.recokd.zip`` in the run folder, not measured yet.
+
+    Raises:
+        OutputError: The run folder cannot be written.
+    """
+    return _write_package(run, presentation, {})
+
+
+def _write_package(run: Run, presentation: Presentation, metrics: Mapping[str, Any]) -> Path:
+    network, epoch = _shipped(run)
+    card = replace(_card(run, presentation, epoch), metrics=metrics)
+    path = run.settings.output / f"{card.name}{PACKAGE_SUFFIX}"
+    weights = [plain_state(network)]
+    write_package(path, card, run.plan, run.dataset.label_set, weights, overwrite=True, dtype=presentation.dtype)
+    return path
+
+
 def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Finished:
     """Package the trained network, evaluate the package on the held-out cases, put the figures on its card, report.
 
@@ -80,17 +98,7 @@ def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Fini
         DatasetError: A held-out case contradicts itself.
         OutputError: The run folder cannot be written.
     """
-    network, epoch = _shipped(run)
-    card = _card(run, presentation, epoch)
-    label_set = run.dataset.label_set
-    path = run.settings.output / f"{card.name}{PACKAGE_SUFFIX}"
-    weights = [plain_state(network)]
-
-    def write(metrics: Mapping[str, Any]) -> None:
-        described = replace(card, metrics=metrics)
-        write_package(path, described, run.plan, label_set, weights, overwrite=True, dtype=presentation.dtype)
-
-    write({})
+    path = package_run(run, presentation)
     comparison = None
     if run.split.validation:
         comparison = compare(ModelPackage.open(path), run, progress)
@@ -100,7 +108,7 @@ def finish_run(run: Run, presentation: Presentation, progress: Progress) -> Fini
             measured += "; the weights were chosen by their Dice on such cases, which flatters them"
         some = (case.volume() for case in run.split.validation[:_BF16_CASES])
         halved = bf16_against_f32(ModelPackage.open(path), some)
-        write({"measured on": measured, **comparison.student.summary(), **halved})
+        _write_package(run, presentation, {"measured on": measured, **comparison.student.summary(), **halved})
     report = write_report(run, ModelPackage.open(path), comparison)
     mean = math.nan if comparison is None else comparison.student.mean("dice")
     return Finished(path, report, mean if math.isfinite(mean) else None)

@@ -45,3 +45,25 @@ def arranged(network: nn.Module, device: torch.device, architecture: Architectur
     if device.type == "cpu" and narrow and architecture.backbone.encoder_returns_stages:
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network
+
+
+def arranged_teacher(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network that is only run, for as many channels as teachers have: on a CPU channels last, which its norms follow.
+
+    torch's instance norm brings channels-last data back to the plain order, and convolutions the other way round; group
+    norm with a group for each channel is the same function and does not. Measured there, a forward pass of nnU-Net's
+    hippocampus teacher in bfloat16 takes 0.55 of the time. Its gradients are slow, so it is nothing for students.
+    """
+    if device.type != "cpu":
+        return network
+    for parent in list(network.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, nn.InstanceNorm3d) and module.affine and not module.track_running_stats:
+                setattr(parent, name, _as_group_norm(module))
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+
+
+def _as_group_norm(norm: nn.InstanceNorm3d) -> nn.GroupNorm:
+    made = nn.GroupNorm(norm.num_features, norm.num_features, eps=norm.eps)
+    made.weight, made.bias = norm.weight, norm.bias
+    return made

@@ -126,6 +126,18 @@ class Trainer:
         """Train from the present step to the last one.
 
         Raises:
+            As of :meth:`steps`.
+        """
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[int]:
+        """The same, one step for each that is asked for: how several trainers take turns in one process.
+
+        Yields:
+            How many steps are done. The epoch's end, with its checkpoint, belongs to its last step.
+
+        Raises:
             ReCoKDError: A loss is not a number any more, or a checkpoint cannot be written; the last one stays.
             Cancelled: A stop was asked for; the checkpoint is of the last step.
         """
@@ -137,14 +149,14 @@ class Trainer:
             self.progress.journal.epochs(self.history, schedule.epochs)
         made = batches(self.patches, schedule, self.step, self.device, self.workers)
         with closing(made):  # its workers end with it
-            self._learn_from(made)
+            yield from self._learn_from(made)
         if self.stopped_early and self.step < schedule.steps:
             self.progress.say(
                 f"Stopped early after epoch {self.epoch}; "
                 f"the best validation was after epoch {best_epoch(self.history)}."
             )
 
-    def _learn_from(self, made: Iterator[Batch]) -> None:
+    def _learn_from(self, made: Iterator[Batch]) -> Iterator[int]:
         schedule = self.schedule
         saved = begun = time.monotonic()
         self._validate()
@@ -177,6 +189,9 @@ class Trainer:
             if State.SAVE in states:
                 self.save()
                 saved = time.monotonic()
+            paused = time.monotonic()
+            yield self.step
+            begun += time.monotonic() - paused  # whoever takes turns with this training is no part of its time
 
     def _brought(self, images: Tensor, labels: Tensor, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The batch on the device, and augmented there where the workers do not."""

@@ -32,11 +32,9 @@ from distillation_runs import (
     Setting,
     add_arguments,
     chosen,
-    measure_teacher,
     results,
-    train,
 )
-from ReCoKDLib.errors import ReCoKDError
+from distillation_training import groups, measure_teacher, train
 from ReCoKDLib.files import read_json, write_json, write_text
 from ReCoKDTrainingLib.evaluation import EvaluationResult
 from ReCoKDTrainingLib.progress import Progress
@@ -51,8 +49,7 @@ class Row:
         seeds: of the finished runs.
         means: by metric or segment, the mean over the cases of each seed.
         parameters, flops: of the student; the operations are those of one patch.
-        seconds: wall-clock a step, median over epochs and seeds.
-        processor: processor seconds a step; NaN where a run was resumed at its end.
+        seconds, processor: wall-clock and processor seconds of a step by itself, median over the seeds.
         gain: mean over the cases of the difference to the plain student, each case averaged over the common seeds.
         gain_sd: standard deviation of that over the cases.
         better: in how many cases it is better.
@@ -139,7 +136,6 @@ def table_rows(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         run, runs = first[name], list(by_seed.values())
         plain = DeclaredRun("plain", run.width, 0, run.steps, run.labelled).row
         means = [_means(EvaluationResult.from_dict(result["evaluation"])) for result in runs]
-        processor = [result["processor_seconds_per_step"] or math.nan for result in runs]
         rows.append(
             Row(
                 name,
@@ -148,7 +144,7 @@ def table_rows(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
                 runs[0]["parameters"],
                 runs[0]["flops"],
                 statistics.median(result["seconds_per_step"] for result in runs),
-                float(np.nanmedian(processor)) if np.isfinite(processor).any() else math.nan,
+                statistics.median(result["processor_seconds_per_step"] for result in runs),
                 **(paired(by_seed, groups.get(plain, {})) if run.method != "plain" else {}),
             )
         )
@@ -198,18 +194,12 @@ def write_tables(folder: Path) -> str:
     return text
 
 
-def train_all(runs: Sequence[DeclaredRun], setting: Setting, progress: Progress) -> int:
-    """Train one after the other what is not finished; how many failed. The tables are renewed after each."""
+def train_all(runs: Sequence[DeclaredRun], setting: Setting, progress: Progress, together: int = 1) -> int:
+    """Train what is not finished, group by group; how many failed. The tables are renewed after each group."""
     failed = 0
     measure_teacher(setting, progress)
-    for run in runs:
-        try:
-            if not train(run, setting, progress):
-                progress.say(f"{run.name}: another process is at it")
-                continue
-        except ReCoKDError as error:
-            failed += 1
-            progress.say(f"{run.name} failed: {error}")
+    for group in groups(runs, setting, together):
+        failed += train(group, setting, progress)
         write_tables(setting.folder)
     return failed
 
@@ -224,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches")
+    parser.add_argument("--together", type=int, default=4, help="runs of one seed that share a process and a teacher")
     given = parser.parse_args(argv)
     runs = chosen(DECLARED, given.only)
     if given.task == "table":
@@ -239,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given, given.folder, device=given.device, precision=given.precision, workers=given.workers
     )
     with Progress("bar") as progress:
-        return min(1, train_all(runs, setting, progress))
+        return min(1, train_all(runs, setting, progress, given.together))
 
 
 if __name__ == "__main__":

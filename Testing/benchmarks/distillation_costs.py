@@ -23,14 +23,22 @@ from ReCoKDTrainingLib.runs import prepare_run
 from ReCoKDTrainingLib.trainer import Trainer
 
 
-def processor_seconds(work: Callable[[], object], repeats: int = 4) -> float:
-    """The least that ``work`` took."""
+def seconds(work: Callable[[], object], repeats: int = 4) -> tuple[float, float]:
+    """The least that ``work`` took: wall-clock and processor seconds."""
     taken = []
     for _ in range(repeats):
-        begun = time.process_time()
+        wall, processor = time.perf_counter(), time.process_time()
         work()
-        taken.append(time.process_time() - begun)
-    return min(taken)
+        taken.append((time.perf_counter() - wall, time.process_time() - processor))
+    walls, processors = zip(*taken, strict=True)
+    return min(walls), min(processors)
+
+
+def first_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """Images and labels of the run's first patches, on its device."""
+    samples = [trainer.patches[number] for number in range(trainer.schedule.batch_size)]
+    images, labels = (torch.stack(part).to(trainer.device) for part in zip(*samples, strict=True))
+    return images, labels.long()
 
 
 def one_step(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
@@ -39,6 +47,8 @@ def one_step(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
     trainer.optimisation.optimiser.zero_grad(set_to_none=True)
     report.total.backward()  # type: ignore[no-untyped-call]
     trainer.optimisation.optimiser.step()
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize(trainer.device)
 
 
 def teachers_part(trainer: Trainer, images: Tensor) -> float:
@@ -53,7 +63,7 @@ def teachers_part(trainer: Trainer, images: Tensor) -> float:
         with torch.no_grad(), torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
             distiller.teacher_recorder.run(teacher, images, decoder)
 
-    return processor_seconds(forward)
+    return seconds(forward)[1]
 
 
 def table(names: Sequence[str], setting: Setting, width: int, repeats: int = 4) -> str:
@@ -65,14 +75,12 @@ def table(names: Sequence[str], setting: Setting, width: int, repeats: int = 4) 
         with Progress("bar") as progress:
             trainer = prepare_run(settings, progress).trainer
         trainer.distiller.train()
-        samples = [trainer.patches[number] for number in range(setting.batch_size)]
-        images, labels = (torch.stack(part).to(trainer.device) for part in zip(*samples, strict=True))
-        labels = labels.long()
+        images, labels = first_batch(trainer)
         norms = trainer.distiller.gradient_norms(images, labels, 1.0)
         ours = norms.pop("segmentation")
         pulls = ", ".join(f"{loss} {norm:.4f}" for loss, norm in norms.items())
         teacher = teachers_part(trainer, images)
-        step = processor_seconds(lambda t=trainer, x=images, y=labels: one_step(t, x, y), repeats)  # type: ignore[misc]
+        _, step = seconds(lambda t=trainer, x=images, y=labels: one_step(t, x, y), repeats)  # type: ignore[misc]
         lines.append(f"| {name} | {step:.2f} | {teacher:.2f} | {ours:.4f} | {pulls} |")
     return "\n".join(lines)
 

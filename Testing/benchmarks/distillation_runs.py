@@ -1,35 +1,19 @@
-"""The declared runs of the comparison of distillation methods, and how one of them is trained and measured."""
+"""The declared runs of the comparison of distillation methods, and the settings that each is trained with."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
-import statistics
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.files import atomic_folder, read_json, write_json
-from ReCoKDLib.networks import build_network, count_parameters
-from ReCoKDLib.package import ModelPackage
-from ReCoKDLib.plan import Plan
-from ReCoKDLib.prediction import Predictor
 from ReCoKDTrainingLib.connectors import ConnectorOptions
-from ReCoKDTrainingLib.evaluation import EvaluationResult, evaluate_cases
-from ReCoKDTrainingLib.finish import Presentation, finish_run
-from ReCoKDTrainingLib.progress import Progress
-from ReCoKDTrainingLib.run_folder import PLAN
 from ReCoKDTrainingLib.run_settings import RunSettings
-from ReCoKDTrainingLib.runs import Run, prepare_run
 from ReCoKDTrainingLib.training_data import DataSettings
 
 RESULT = "result.json"
@@ -126,6 +110,7 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
     *(DeclaredRun(method, width=2) for method in MOST_TELLING),
+    DeclaredRun("logits", width=1, steps=1500),
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
@@ -222,95 +207,6 @@ def _data(run: DeclaredRun, setting: Setting) -> DataSettings:
                 for label_map in (folder / "labelsTr").glob(f"{case}.*"):
                     label_map.unlink()
     return DataSettings((dataset,), split=setting.split)
-
-
-def train(run: DeclaredRun, setting: Setting, progress: Progress) -> bool:
-    """Train and measure a run as far as that isn't done yet; False where another process is at it.
-
-    Killed at any time, it goes on from the last whole epoch when it is called again.
-
-    Raises:
-        ReCoKDError: inputs are wrong, or a loss is no number any more.
-    """
-    settings = run_settings(run, setting)
-    setting.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(setting.folder / f"{run.name}.lock", blocking=False):
-            if (settings.output / RESULT).is_file():
-                return True
-            progress.say(f"{run.name} begins")
-            prepared = prepare_run(settings, progress, resume=(settings.output / PLAN).is_file())
-            before, begun = prepared.trainer.epoch, time.process_time()
-            if not prepared.trainer.finished:
-                prepared.trainer.run()
-            steps = (prepared.trainer.epoch - before) * setting.steps_per_epoch
-            processor = (time.process_time() - begun) / steps if steps else None
-            package = finish_run(prepared, Presentation(name=run.name.replace("+", "-")), progress).package
-            predictor = Predictor.from_package(ModelPackage.open(package), prepared.trainer.device)
-            measured = evaluate_cases(prepared.split.validation, predictor)
-            write_json(settings.output / RESULT, _result(run, prepared, measured, processor), overwrite=True)
-            return True
-    except Timeout:
-        return False
-
-
-def _result(run: DeclaredRun, prepared: Run, measured: EvaluationResult, processor: float | None) -> dict[str, Any]:
-    trainer = prepared.trainer
-    seconds = [row["seconds"] / trainer.schedule.steps_per_epoch for row in trainer.history]
-    return {
-        "method": run.method,
-        "width": run.width,
-        "seed": run.seed,
-        "steps": run.steps,
-        "labelled": run.labelled,
-        "losses": dict(prepared.settings.losses),
-        "options": {name: dict(options) for name, options in prepared.settings.loss_options.items()},
-        "connectors": asdict(prepared.settings.connectors),
-        "parameters": count_parameters(trainer.distiller.student),
-        "flops": patch_flops(prepared.plan, prepared.dataset.label_set.number_of_heads),
-        "seconds_per_step": statistics.median(seconds),
-        "processor_seconds_per_step": processor,
-        "precision": trainer.settings["precision"],
-        "device": str(trainer.device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "history": trainer.history,
-        "evaluation": measured.to_dict(),
-    }
-
-
-def patch_flops(plan: Plan, heads: int) -> int:
-    """Floating-point operations of the network for one patch; a multiplication and an addition are two."""
-    network: nn.Module = build_network(plan.architecture, plan.channels, heads)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network(torch.zeros(1, plan.channels, *plan.patch_size))
-    return int(counter.get_total_flops())
-
-
-def measure_teacher(setting: Setting, progress: Progress) -> None:
-    """The teacher on the same cases, once."""
-    path = setting.folder / "teacher" / RESULT
-    if path.is_file():
-        return
-    from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
-    from ReCoKDTrainingLib.model_fit import for_evaluation
-
-    package = ModelPackage.open(setting.teacher)
-    dataset = for_evaluation(package, NnunetRawDataset(setting.dataset))
-    cases = read_split(dataset, setting.split).validation
-    progress.stage("Evaluating the teacher", 1000)
-    predictor = Predictor.from_package(package, setting.device)
-    measured = evaluate_cases(cases, predictor, label_set=dataset.label_set, progress=progress.fraction)
-    heads = package.label_set.number_of_heads
-    network = build_network(package.plan.architecture, package.plan.channels, heads, deep_supervision=True)
-    content = {
-        "parameters": count_parameters(network),
-        "flops": patch_flops(package.plan, heads),
-        "evaluation": measured.to_dict(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content, overwrite=True)
 
 
 def chosen(runs: Iterable[DeclaredRun], only: str) -> list[DeclaredRun]:

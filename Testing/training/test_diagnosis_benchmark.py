@@ -26,7 +26,8 @@ from diagnosis import (
     unexplained,
 )
 from distillation_cases import block_labels, network, plain_labels
-from distillation_runs import DeclaredRun, Setting, train
+from distillation_runs import DeclaredRun, Setting
+from distillation_training import train
 from ReCoKDTrainingLib.cli import main as train_model
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
@@ -148,7 +149,7 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     runs = [DeclaredRun(method, width=2, steps=1) for method in ("plain", "reco")]
     for run in runs:
         with Progress("bar") as progress:
-            assert train(run, setting, progress)
+            assert train([run], setting, progress) == 0
     lines = features(runs, setting, cases=1).splitlines()
     assert lines[2].startswith("| x4-plain-1-s0, epoch 1 | 0 | 0.")
     assert "|  |" in lines[2]  # it has no connectors

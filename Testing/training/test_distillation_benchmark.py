@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from scipy import stats
 
 import distillation
 from distillation import case_dice, main, markdown, table_rows, train_all, write_tables
 from distillation_costs import table
-from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings, train
+from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings
+from distillation_training import SharedTeacher, groups, share_teacher, train
 from ReCoKDLib.errors import ReCoKDError
+from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.cli import main as train_model
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
 from ReCoKDTrainingLib.evaluation import CaseResult, EvaluationResult
@@ -101,11 +104,11 @@ def test_few_labels_are_the_first_of_the_split(setting: Setting) -> None:
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(setting: Setting, tmp_path: Path) -> None:
     run = DeclaredRun("mgd", steps=2)
     with pytest.raises(KeyboardInterrupt):
-        train(run, setting, Silent(stop_at="epoch 1/2"))
+        train([run], setting, Silent(stop_at="epoch 1/2"))
     assert results(setting.folder) == {}
-    assert train(run, setting, Silent())
+    assert train([run], setting, Silent()) == 0
     whole = replace(setting, folder=tmp_path / "others")
-    assert train(run, whole, Silent())
+    assert train([run], whole, Silent()) == 0
     resumed, once = read_result(setting, run), read_result(whole, run)
     assert [row["total"] for row in resumed["history"]] == [row["total"] for row in once["history"]]
     assert case_dice(resumed).tolist() == case_dice(once).tolist()
@@ -113,16 +116,64 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(setting: Setting, tmp_pa
     assert resumed["seconds_per_step"] > 0
     assert resumed["processor_seconds_per_step"] > 0
     before = (setting.folder / run.name / RESULT).stat().st_mtime_ns
-    assert train(run, setting, Silent())
+    assert train([run], setting, Silent()) == 0
     assert (setting.folder / run.name / RESULT).stat().st_mtime_ns == before
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(setting: Setting) -> None:
     setting.folder.mkdir()
     run = DeclaredRun("plain", steps=1)
+    progress = Silent()
     with FileLock(setting.folder / f"{run.name}.lock"):
-        assert not train(run, setting, Silent())
+        assert train([run], setting, progress) == 0
+    assert progress.said == ["x8-plain-1-s0: another process is at it"]
     assert not (setting.folder / run.name).exists()
+
+
+TOGETHER = [DeclaredRun(method, steps=3) for method in ("plain", "reco", "logits")] + [DeclaredRun("reco", 2, steps=3)]
+
+
+@pytest.mark.parametrize("stop_at", ["", "x8-reco-3-s0: epoch 2/3"])
+def test_side_by_side_each_student_becomes_what_it_is_alone(
+    setting: Setting, tmp_path: Path, stop_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one of them was stopped earlier than the others."""
+    shared: list[SharedTeacher] = []
+
+    def remembered(runs: Any) -> SharedTeacher | None:
+        made = share_teacher(runs)
+        assert made is not None
+        shared.append(made)
+        return made
+
+    monkeypatch.setattr("distillation_training.share_teacher", remembered)
+    if stop_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(TOGETHER, setting, Silent(stop_at))
+    assert train(TOGETHER, setting, Silent()) == 0
+    # Not in the first epoch, whose eta is 0; a checkpoint of one student is an epoch behind the others' then
+    assert [teacher.passes for teacher in shared] == ([1, 2] if stop_at else [2])
+    monkeypatch.undo()
+    alone = replace(setting, folder=tmp_path / "alone")
+    for run in TOGETHER:
+        assert train([run], alone, Silent()) == 0
+        ours, own = (ModelPackage.open(next((where.folder / run.name).glob("*.zip"))) for where in (setting, alone))
+        for key, value in own.weights(0).items():
+            assert torch.equal(ours.weights(0)[key], value), (run.name, key)
+
+
+def test_runs_that_see_the_same_patches_are_trained_together(setting: Setting) -> None:
+    runs = [DeclaredRun(method, seed=seed) for method in ("plain", "logits", "reco") for seed in (0, 1)]
+    runs.append(DeclaredRun("plain", labelled=2))
+    (setting.folder / runs[0].name).mkdir(parents=True)
+    (setting.folder / runs[0].name / RESULT).write_text("{}")
+    made = groups(runs, setting, together=2)
+    assert [[run.name for run in group] for group in made] == [
+        ["x8-plain-3000-s1", "x8-logits-3000-s1"],
+        ["x8-reco-3000-s1"],
+        ["x8-logits-3000-s0", "x8-reco-3000-s0"],
+        ["x8-plain-3000-2labelled-s0"],
+    ]
 
 
 def test_all_are_trained_and_a_failure_stops_no_other(
@@ -134,7 +185,7 @@ def test_all_are_trained_and_a_failure_stops_no_other(
     monkeypatch.setattr("distillation_runs.DECLARED", runs)
     monkeypatch.setattr(distillation, "DECLARED", runs)
     progress = Silent()
-    assert train_all(runs, setting, progress) == 1
+    assert train_all(runs, setting, progress, together=3) == 1
     assert any("x8-logits-1-s0 failed: There is no distillation loss named 'no such loss'" in s for s in progress.said)
     assert set(results(setting.folder)) == {"x8-plain-1-s0", "x8-reco-1-s0", "x8-reco-1-2labelled-s0"}
     capsys.readouterr()

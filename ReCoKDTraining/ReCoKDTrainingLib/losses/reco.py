@@ -189,10 +189,10 @@ class ReCoLoss(DistillationLoss):
         self, k: int, student: NetworkOutputs, teacher: NetworkOutputs, labels: Tensor, seen: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms of one stage whose coefficient isn't 0."""
-        theirs = teacher.features[k].detach().flatten(2)
+        theirs = teacher.features[k].detach().flatten(2).contiguous()
         terms: dict[str, Tensor] = {}
         if self.needs_connectors:
-            ours = full_precision(student.aligned[k]).flatten(2)
+            ours = full_precision(student.aligned[k]).flatten(2).contiguous()
             chunk = chunk_length(ours, self.options.chunk_bytes)
             shown = magnitudes(theirs, chunk)
             channel = attention(shown.over_voxels, self.options.tau)
