@@ -26,7 +26,6 @@ from .planner import plan_dataset, with_backbone
 from .precision import arranged, arranged_teacher
 from .recorders import pair_stages, recorder_for
 from .run_settings import RunSettings
-from .training_data import annotated_in_full
 
 
 def build_distiller(
@@ -149,8 +148,6 @@ def distiller_for(
     )
     if distiller.teacher is not None:
         distiller.teacher = arranged_teacher(distiller.teacher, device)
-    if teacher is not None and not annotated_in_full(split.training):
-        distiller.require_logits_loss()
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     return distiller

@@ -8,7 +8,7 @@ student's. It knows no loss and no network by name, and neither does the trainer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -48,20 +48,6 @@ class LossReport:
     terms: Mapping[str, Tensor]
 
 
-def require_logits_loss(losses: Iterable[WeightedLoss]) -> None:
-    """Check that a loss teaches the student's decoder what L_seg does not (no case is annotated in full).
-
-    Raises:
-        ReCoKDError: None does: losses on encoder features leave the decoder as it was made, and of cases that are
-            annotated in part it never sees any background.
-    """
-    if not any(entry.loss.uses_logits and entry.eta > 0 for entry in losses):
-        raise ReCoKDError(
-            "No training case is annotated in full, so only a loss on the teacher's logits teaches the student's "
-            "decoder what is background. Add one (--losses reco=1,logits=1)."
-        )
-
-
 class Distiller(nn.Module):
     """One loss from a student, a frozen teacher and any number of distillation losses.
 
@@ -88,8 +74,8 @@ class Distiller(nn.Module):
         recorder: how to get the student's features; None for nnU-Net's networks.
         teacher_recorder: the same for the teacher; None takes the student's.
         class_map: from the teacher's heads to the student's; None where they are the same.
-        teacher_fills: whether voxels with the ignore label get the teacher's own label for the distillation losses,
-            whose masks need one (cases that nobody annotated); L_seg leaves them out either way.
+        teacher_fills: whether voxels with the ignore label get the teacher's own label, in L_seg and in the masks of
+            the distillation losses (cases that nobody annotated). Such batches run the teacher whatever eta is.
         connectors: how the connectors start and learn.
 
     Attributes:
@@ -161,10 +147,6 @@ class Distiller(nn.Module):
                 "features, such as reco, work."
             )
 
-    def require_logits_loss(self) -> None:
-        """As :func:`require_logits_loss`, of this distiller's losses."""
-        require_logits_loss([WeightedLoss(loss, self.etas[name]) for name, loss in self._losses().items()])
-
     def _built_connectors(self, student: nn.Module, teacher: nn.Module) -> Connectors:
         """P_k for every stage that a loss wants aligned."""
         channels = self.teacher_recorder.channels(teacher)
@@ -188,7 +170,7 @@ class Distiller(nn.Module):
         return self.etas[name] * share
 
     def training_loss(self, images: Tensor, labels: Tensor, progress: float) -> LossReport:
-        """The loss of a batch; the teacher isn't run while every eta is 0.
+        """The loss of a batch; the teacher isn't run while every eta is 0 and all voxels are annotated.
 
         Args:
             images: (B, C, D, H, W) preprocessed patches.
@@ -212,18 +194,17 @@ class Distiller(nn.Module):
         active = {name: loss for name, loss in self._losses().items() if self.eta(name, progress) > 0}
         with self.watch("student"):
             seen = self._run(self.recorder, self.student, images, True, self.amp_dtype)
-        segmentation = self.segmentation_loss(seen.logits, labels)
-        if not active or self.teacher is None:
-            return segmentation, {}
         ignore = self.segmentation_loss.label_set.ignore_label
         fills = self.teacher_fills and ignore is not None and bool((labels == ignore).any())
-        wanted = fills or any(loss.uses_logits for loss in active.values())
+        if self.teacher is None or not (active or fills):
+            return self.segmentation_loss(seen.logits, labels), {}
         with self.watch("teacher"):
-            outputs = self.teacher_outputs(images, wanted)
+            outputs = self.teacher_outputs(images, fills or any(loss.uses_logits for loss in active.values()))
         with torch.no_grad():
             shown = self._paired(outputs)
             if fills:
                 labels = self._filled(labels, shown.logits[0])
+        segmentation = self.segmentation_loss(seen.logits, labels)
         with torch.autocast(images.device.type, enabled=False):
             stages = {k for loss in active.values() if loss.needs_connectors for k in loss.stages}
             ours, theirs = ({k: made.features[k] for k in sorted(stages)} for made in (seen, shown))

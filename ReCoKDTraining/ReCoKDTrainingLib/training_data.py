@@ -42,11 +42,6 @@ def unlabelled(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if not case.labelled]
 
 
-def annotated_in_full(cases: Sequence[Case]) -> list[Case]:
-    """Those that tell what is background."""
-    return [case for case in cases if case.labelled and not case.partly_labelled]
-
-
 def open_cases(settings: DataSettings, model: Task | None) -> Dataset:
     """All cases with the classes that are learned.
 

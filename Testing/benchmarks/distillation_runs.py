@@ -175,7 +175,7 @@ def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
         width=run.width,
         losses=method.losses,
         loss_options=method.options,
-        ramp=0 if run.labelled == 0 else method.ramp,
+        ramp=method.ramp,
         connectors=method.connectors,
         mirror_axes=setting.mirror_axes,
         cache=setting.folder / "preprocessed",

@@ -180,13 +180,6 @@ FAULTS: Mapping[str, Fault] = {
         whole=True,
         other=["missing class"],
     ),
-    "losses": Fault(
-        "losses",
-        changes=dict.fromkeys(TRAINED_ON[:2], without(NAMES[0])) | dict.fromkeys(TRAINED_ON[2:], without(NAMES[1])),
-        whole=True,
-        other=["missing class"],
-        arguments=["--teacher", "teacher"],
-    ),
     "no teacher": Fault("no teacher", changes={BAD: without(*NAMES)}, whole=True, other=["no classes"]),
     "no classes": Fault(
         "no classes",
@@ -228,7 +221,6 @@ IMPOSSIBLE: Mapping[str, Mapping[Sequence[str], str]] = {
         (*LABEL_MAPS, "mixture"): "label maps do not tell who looked for what",
         (ALONE,): "nothing is annotated",
     },
-    "losses": {(*LABEL_MAPS, "mixture"): "label maps do not tell who looked for what"},
     "no teacher": {("decathlon",): "each image has a label map"},
     "teacher": {(ALONE,): "the classes are its own"},
     "one case": {("mixture",): "a source without cases is refused"},
@@ -237,7 +229,7 @@ IMPOSSIBLE: Mapping[str, Mapping[Sequence[str], str]] = {
 
 
 # What a run's settings make of good cases.
-OF_SETTINGS = {"initial weights", "labels", "plan"}
+OF_SETTINGS = {"initial weights", "labels", "losses", "plan"}
 
 
 def is_possible(source: str, fault: str) -> bool:
@@ -331,8 +323,8 @@ def test_each_fault_of_each_source(source: str, fault: str, made: Any, check: An
     allowed = {broken.kind, *broken.other}
     if source == ALONE:
         allowed.add("no validation")
-        if fault not in ("no teacher", "no classes", "losses", "teacher"):
-            arguments += ["--teacher", "teacher", "--losses", "reco=1,logits=1"]
+        if fault not in ("no teacher", "no classes", "teacher"):
+            arguments += ["--teacher", "teacher"]
     code, found = check(writer, folder, arguments, broken.held_out if writer.held_out else None)
     # Of two that are the same, either may be called so.
     bad = [""] if broken.whole else [BAD, OTHER] if fault == "duplicate" else [BAD]
@@ -345,7 +337,7 @@ def test_each_fault_of_each_source(source: str, fault: str, made: Any, check: An
 def test_nothing_is_found_where_nothing_is_wrong(source: str, made: Any, check: Any) -> None:
     needs(source)
     alone = source == ALONE
-    arguments = ["--teacher", "teacher", "--losses", "reco=1,logits=1"] if alone else []
+    arguments = ["--teacher", "teacher"] if alone else []
     code, found = check(SOURCES[source], made(source), arguments, None if alone else (ALL[HELD_OUT],))
     assert code == 0
     assert len(found) == 6

@@ -318,29 +318,25 @@ def test_a_student_from_volumes_alone(teacher: Path, raw_dataset: Path, tmp_path
     (tmp_path / "split.json").write_text(json.dumps(split))
     arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--dataset", str(alone), "--teacher", str(teacher)]
     arguments += ["--split", str(tmp_path / "split.json"), "--output", str(tmp_path / "run"), "--ramp", "0", *SHORT]
-    assert main(arguments) == 2
-    assert "only a loss on the teacher's logits teaches the student's decoder" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "run")
-    assert main([*arguments, "--losses", "reco=1,logits=1"]) == 0
+    assert main(arguments) == 0
     (package,) = (tmp_path / "run").glob("*.recokd.zip")
     opened = ModelPackage.open(package)
     assert opened.card.metrics["cases"] == 1
     log = (tmp_path / "run" / "log.csv").read_text().splitlines()
     row = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
-    assert float(row["segmentation"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(row["segmentation"]) > 0.1  # against the teacher's labels
     assert float(row["reco/fg"]) > 0
-    assert float(row["logits/kl"] if "logits/kl" in row else row["total"]) > 0
     split["val"] = [names.pop()]
     (tmp_path / "split.json").write_text(json.dumps({**split, "train": names}))
     shutil.rmtree(tmp_path / "run")
-    assert main([*arguments, "--losses", "reco=1,logits=1"]) == 2
+    assert main(arguments) == 2
     assert "not fully annotated" in capsys.readouterr().err
 
 
-def test_cases_annotated_in_part_alone_show_no_background(
+def test_cases_annotated_in_part_alone_need_a_teacher(
     teacher: Path, raw_dataset: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """Source A knows one class, source B the other: what is none of them is never seen."""
+    """Source A knows one class, source B the other: what is none of them only a teacher can tell."""
     arguments = []
     for name, other in (("anterior", "posterior"), ("posterior", "anterior")):
         folder = Path(shutil.copytree(raw_dataset, tmp_path / name))
@@ -360,13 +356,7 @@ def test_cases_annotated_in_part_alone_show_no_background(
     assert main(["--task", "teacher", *arguments, *out, *SHORT]) == 2
     assert "no case tells what is background" in capsys.readouterr().err
     arguments += ["--teacher", str(teacher)]
-    assert main(["--task", "distill", *arguments, *out, *SHORT]) == 2
-    assert "No training case is annotated in full" in capsys.readouterr().err
-    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "check")]) == 1
-    assert "ERROR  dataset: losses: No training case is annotated in full" in capsys.readouterr().out
-    arguments += ["--losses", "reco=1,logits=1"]
     assert main(["--task", "check", *arguments, "--output", str(tmp_path / "checked")]) == 0
-    shutil.rmtree(tmp_path / "run")
     assert main(["--task", "distill", *arguments, *out, *SHORT]) == 0
 
 

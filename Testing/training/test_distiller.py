@@ -290,7 +290,7 @@ def test_what_does_not_fit_is_refused_when_it_is_built() -> None:
 
 
 def test_the_teacher_labels_what_nobody_annotated() -> None:
-    """The losses' masks are then the teacher's own labels; the segmentation loss sees none of it."""
+    """In L_seg as in the masks of the other losses, from the first step on."""
     labels = plain_labels(2, ignore=True)
     torch.manual_seed(0)
     images, annotated = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 3, (2, 1, 16, 16, 16))
@@ -314,15 +314,20 @@ def test_the_teacher_labels_what_nobody_annotated() -> None:
     filled = filling.training_loss(images, nobody, 1.0)
     assert torch.equal(seen.labels[0], annotated[0])
     assert torch.equal(seen.labels[1, 0], seen.logits[0][1].argmax(0))
+    own = seen.labels
     plain = made(False, seen).training_loss(images, nobody, 1.0)
     assert torch.equal(seen.labels, nobody)
-    assert torch.equal(filled.terms["segmentation"], plain.terms["segmentation"])
+    taught = made(False, seen).training_loss(images, own, 1.0)
+    assert torch.equal(filled.terms["segmentation"], taught.terms["segmentation"])
+    assert float(filled.terms["segmentation"]) != float(plain.terms["segmentation"])
+    # While every eta is 0 the teacher's labels are needed all the same
+    assert torch.equal(filling.training_loss(images, nobody, 0.0).terms["segmentation"], taught.terms["segmentation"])
     # Without voxels that nobody annotated the decoder of the teacher rests.
     filling.training_loss(images, annotated, 1.0)
     assert seen.logits == ()
 
 
-def test_voxels_that_nobody_annotated_have_no_segmentation_loss() -> None:
+def test_without_a_teacher_voxels_that_nobody_annotated_have_no_segmentation_loss() -> None:
     labels = plain_labels(2, ignore=True)
     student = network(NARROW)
     made = Distiller(student, None, SegmentationLoss(labels, 2))
@@ -331,12 +336,3 @@ def test_voxels_that_nobody_annotated_have_no_segmentation_loss() -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
     assert all(p.grad is None or not p.grad.abs().max() > 1e-7 for p in student.parameters())
-
-
-def test_without_any_annotation_a_loss_on_logits_is_asked_for() -> None:
-    losses = {"reco": WeightedLoss(loss_named("reco"), 1.0)}
-    made = Distiller(network(NARROW), network(WIDE), SegmentationLoss(LABELS, 2), losses)
-    with pytest.raises(ReCoKDError, match="--losses reco=1,logits=1"):
-        made.require_logits_loss()
-    losses["logits"] = WeightedLoss(loss_named("logits"), 1.0)
-    Distiller(network(NARROW), network(WIDE), SegmentationLoss(LABELS, 2), losses).require_logits_loss()
