@@ -41,6 +41,7 @@ def build_distiller(
     connectors: ConnectorOptions | None = None,
     dtype: torch.dtype | None,
     teacher_fills: bool = False,
+    device: torch.device | None = None,
 ) -> Distiller:
     """Student, teacher and losses for training with deep supervision.
 
@@ -56,6 +57,8 @@ def build_distiller(
         connectors: How connectors start and learn.
         dtype: Of autocast in both networks; None for float32.
         teacher_fills: Whether the teacher's labels stand in where nobody annotated.
+        device: Where it will be trained: both networks are arranged for it, not moved to it. None leaves them as they
+            are.
 
     Raises:
         PackageError: The teacher is an ensemble.
@@ -73,6 +76,8 @@ def build_distiller(
         shown = teacher.plan.architecture
         teacher_network = build_network(shown, plan.channels, teacher.label_set.number_of_heads)
         load_weights(teacher_network, teacher.weights(0))
+        if device is not None:
+            teacher_network = arranged_teacher(teacher_network, device)
         teacher_recorder = recorder_for(shown)
         pairing = pair_stages(plan.architecture.strides, shown.strides)
         weighted = {
@@ -89,7 +94,7 @@ def build_distiller(
             for name, eta in losses.items()
         }
     return Distiller(
-        student,
+        student if device is None else arranged(student, device, plan.architecture),
         teacher_network,
         SegmentationLoss(label_set, plan.architecture.outputs, plan.batch_dice),
         weighted,
@@ -134,7 +139,7 @@ def distiller_for(
     torch.manual_seed(settings.seed)
     student = build_network(plan.architecture, plan.channels, dataset.label_set.number_of_heads, deep_supervision=True)
     distiller = build_distiller(
-        arranged(student, device, plan.architecture),
+        student,
         plan,
         dataset.label_set,
         teacher,
@@ -145,9 +150,8 @@ def distiller_for(
         connectors=settings.connectors,
         dtype=dtype,
         teacher_fills=any(not case.labelled or case.partly_labelled for case in split.training),
+        device=device,
     )
-    if distiller.teacher is not None:
-        distiller.teacher = arranged_teacher(distiller.teacher, device)
     if initial is not None:
         load_weights(distiller.student, initial.weights(0))
     return distiller

@@ -26,7 +26,7 @@ from ReCoKDTrainingLib.cache import CachedCase, class_locations, preprocess_case
 from ReCoKDTrainingLib.class_matching import match_classes
 from ReCoKDTrainingLib.datasets import NnunetRawDataset, read_split
 from ReCoKDTrainingLib.optimisation import Optimisation
-from ReCoKDTrainingLib.precision import CHOICES, arranged, autocast_dtype
+from ReCoKDTrainingLib.precision import CHOICES, arranged_teacher, autocast_dtype
 from ReCoKDTrainingLib.sampling import PatchDataset
 from ReCoKDTrainingLib.stopwatch import PARTS, Stopwatch
 
@@ -74,7 +74,7 @@ def measure(teacher: ModelPackage, patches: PatchDataset, setting: Setting) -> M
     def learner(losses: dict[str, float], watch: Stopwatch) -> Optimisation:
         student = build_network(plan.architecture, plan.channels, teacher.label_set.number_of_heads, True)
         distiller = build_distiller(
-            arranged(student, setting.device, plan.architecture),
+            student,
             plan,
             teacher.label_set,
             teacher if losses else None,
@@ -83,6 +83,7 @@ def measure(teacher: ModelPackage, patches: PatchDataset, setting: Setting) -> M
             loss_options={},
             ramp=0.0,
             dtype=setting.dtype,
+            device=setting.device,
         ).to(setting.device)
         distiller.watch = watch
         return Optimisation(
@@ -98,7 +99,7 @@ def measure(teacher: ModelPackage, patches: PatchDataset, setting: Setting) -> M
     plain, recokd = learner({}, measured.plain), learner({"reco": 1.0}, measured.recokd)
     whole_teacher = build_network(teacher.plan.architecture, plan.channels, teacher.label_set.number_of_heads)
     load_weights(whole_teacher, teacher.weights(0))
-    whole_teacher.to(setting.device).eval()
+    whole_teacher = arranged_teacher(whole_teacher, setting.device).to(setting.device).eval()
     for repeat in range(-2, setting.repeats):
         if repeat == 0:
             for each in fields(Measured):

@@ -15,6 +15,7 @@ from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.networks import build_network, count_parameters
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import DistillationLoss, NetworkOutputs, SegmentationLoss, build_loss
+from ReCoKDTrainingLib.precision import arranged_teacher
 from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder
 
 WIDE, NARROW = [16, 24, 32], [4, 6, 8]
@@ -336,3 +337,27 @@ def test_without_a_teacher_voxels_that_nobody_annotated_have_no_segmentation_los
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
     assert all(p.grad is None or not p.grad.abs().max() > 1e-7 for p in student.parameters())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_teacher_in_the_order_of_its_device_says_the_same(dtype: torch.dtype | None) -> None:
+    images = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = network(WIDE).eval()
+    arranged = arranged_teacher(copy.deepcopy(plain), torch.device("cpu"))
+    assert not any(isinstance(module, nn.InstanceNorm3d) for module in arranged.modules())
+    assert {key: value.tolist() for key, value in arranged.state_dict().items()} == {
+        key: value.tolist() for key, value in plain.state_dict().items()
+    }
+    with torch.no_grad():
+        exact = EncoderDecoderRecorder().run(plain, images, True)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            before, after = (EncoderDecoderRecorder().run(made, images, True) for made in (plain, arranged))
+    for truth, ours, own in zip(*((*o.features, *o.logits) for o in (exact, before, after)), strict=True):
+        error = (own - truth).abs().mean()
+        assert error <= 1e-5 if dtype is None else error <= 1.2 * (ours - truth).abs().mean()
+
+
+def test_elsewhere_a_teacher_is_left_as_it_is() -> None:
+    teacher = network(WIDE)
+    assert arranged_teacher(teacher, torch.device("cuda")) is teacher
+    assert any(isinstance(module, nn.InstanceNorm3d) for module in teacher.modules())
