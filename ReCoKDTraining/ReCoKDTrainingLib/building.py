@@ -65,7 +65,7 @@ def build_distiller(
         PlanError: Its weights do not fit its plan.
         ReCoKDError: A loss, an option, or a pair of encoders does not fit.
     """
-    teacher_network, teacher_recorder = None, None
+    teacher_network, teacher_recorder, decoder = None, None, False
     weighted = {}
     if teacher is not None:
         if teacher.card.folds != 1:
@@ -78,7 +78,6 @@ def build_distiller(
         load_weights(teacher_network, teacher.weights(0))
         if device is not None:
             teacher_network = arranged_teacher(teacher_network, device)
-        teacher_recorder = recorder_for(shown)
         pairing = pair_stages(plan.architecture.strides, shown.strides)
         weighted = {
             name: WeightedLoss(
@@ -93,6 +92,8 @@ def build_distiller(
             )
             for name, eta in losses.items()
         }
+        decoder = any(entry.loss.uses_decoder for entry in weighted.values())
+        teacher_recorder = recorder_for(shown, decoder)
     return Distiller(
         student if device is None else arranged(student, device, plan.architecture),
         teacher_network,
@@ -101,7 +102,7 @@ def build_distiller(
         ramp=ramp,
         teacher_dtype=dtype,
         amp_dtype=dtype,
-        recorder=recorder_for(plan.architecture),
+        recorder=recorder_for(plan.architecture, decoder),
         teacher_recorder=teacher_recorder,
         class_map=classes,
         teacher_fills=teacher_fills,

@@ -21,6 +21,7 @@ class CompiledRecorder(EncoderDecoderRecorder):
     """
 
     def __init__(self, network: nn.Module) -> None:
+        super().__init__()
         parts = cast(Any, network)
         self._encoder, self._decoder = torch.compile(parts.encoder), torch.compile(parts.decoder)
 
@@ -42,6 +43,9 @@ def compile_teacher(distiller: Distiller, images: Tensor, say: Callable[[str], N
         return
     if not isinstance(plain, EncoderDecoderRecorder):
         say("The teacher is not compiled: that is possible for nnU-Net's own networks only.")
+        return
+    if plain.decoder:
+        say("The teacher is not compiled: the losses read stages inside its decoder.")
         return
     try:
         distiller.teacher_recorder = CompiledRecorder(distiller.teacher)

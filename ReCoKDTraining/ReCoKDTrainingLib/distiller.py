@@ -128,7 +128,13 @@ class Distiller(nn.Module):
         else:
             teacher.requires_grad_(False)
             self._require_comparable()
-            self.pairing = pair_stages(self.recorder.strides(student), self.teacher_recorder.strides(teacher))
+            self._teacher_stages = self.teacher_recorder.strides(teacher)
+            self.pairing = pair_stages(self.recorder.strides(student), self._teacher_stages)
+            if self.recorder.decoder and max(self.pairing[:-1], default=0) == len(self._teacher_stages) - 1:
+                raise ReCoKDError(
+                    "The teacher has no decoder stage for one of the student's, whose grid is that of the teacher's "
+                    "bottleneck. Compare the encoders' stages only."
+                )
             self.connectors = self._built_connectors(student, teacher)
         self.train(self.training)
 
@@ -149,10 +155,12 @@ class Distiller(nn.Module):
 
     def _built_connectors(self, student: nn.Module, teacher: nn.Module) -> Connectors:
         """P_k for every stage that a loss wants aligned."""
-        channels = self.teacher_recorder.channels(teacher)
+        channels, narrow = self.teacher_recorder.channels(teacher), self.recorder.channels(student)
         wide = [channels[place] for place in self.pairing]
+        if self.recorder.decoder:
+            narrow, wide = (*narrow, *narrow[:-1]), [*wide, *wide[:-1]]
         stages = {k for loss in self._losses().values() if loss.needs_connectors for k in loss.stages}
-        return Connectors(stages, self.recorder.channels(student), wide, self.connector_options)
+        return Connectors(stages, narrow, wide, self.connector_options)
 
     def _losses(self) -> dict[str, DistillationLoss]:
         return {name: cast(DistillationLoss, loss) for name, loss in self.losses.items()}
@@ -199,7 +207,8 @@ class Distiller(nn.Module):
         if self.teacher is None or not (active or fills):
             return self.segmentation_loss(seen.logits, labels), {}
         with self.watch("teacher"):
-            outputs = self.teacher_outputs(images, fills or any(loss.uses_logits for loss in active.values()))
+            decodes = any(loss.uses_logits or loss.uses_decoder for loss in active.values())
+            outputs = self.teacher_outputs(images, fills or decodes)
         with torch.no_grad():
             shown = self._paired(outputs)
             if fills:
@@ -220,9 +229,9 @@ class Distiller(nn.Module):
 
     @property
     def needs_teachers_logits(self) -> bool:
-        """Whether any step may need them, at full eta."""
+        """Whether any step may need them, or other parts of the teacher's decoder, at full eta."""
         return self.teacher_fills or any(
-            loss.uses_logits and self.etas[name] > 0 for name, loss in self._losses().items()
+            (loss.uses_logits or loss.uses_decoder) and self.etas[name] > 0 for name, loss in self._losses().items()
         )
 
     @staticmethod
@@ -235,6 +244,9 @@ class Distiller(nn.Module):
     def _paired(self, teacher: NetworkOutputs) -> NetworkOutputs:
         """The teacher's outputs as the student has them: a stage for each of its stages, a head for each of its."""
         features = tuple(teacher.features[place] for place in self.pairing)
+        decoder = teacher.features[len(self._teacher_stages) :]
+        if decoder:
+            features += tuple(decoder[place] for place in self.pairing[:-1])
         if self.class_map is None:
             return NetworkOutputs(features, teacher.logits)
         return NetworkOutputs(features, tuple(self.class_map.logits(full_precision(z)) for z in teacher.logits))
@@ -252,8 +264,8 @@ class Distiller(nn.Module):
         ``segmentation`` and one entry for each distillation loss, eta(e) included: what enters the step. It
         is 0 for a loss that is still off. Costs a forward and a few backward passes, changes no gradient.
         """
-        stages = [k for loss in self._losses().values() for k in loss.stages]
         last = len(self.recorder.channels(self.student)) - 1
+        stages = [k for loss in self._losses().values() for k in loss.stages if k <= last]
         weight = self.recorder.shared_weight(self.student, max(stages, default=last))
         self.losses.eval()  # nothing is counted, no running mean moves
         try:

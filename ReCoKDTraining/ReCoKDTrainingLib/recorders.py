@@ -1,4 +1,4 @@
-"""Recorders run a network and keep the features of its encoder stages; which one, the backbone's entry tells."""
+"""Recorders run a network and keep the features of its stages; which one, the backbone's entry tells."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ReCoKDLib.backbones import triple
+from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.plan import Architecture, Int3
 
 from .losses.base import NetworkOutputs
 
 
 class Recorder(Protocol):
-    """Runs a network and keeps the features of its encoder stages."""
+    """Runs a network and keeps the features of its encoder stages, and of its decoder's where that is asked for."""
+
+    @property
+    def decoder(self) -> bool:
+        """Whether the decoder's stages follow the encoder's, full resolution first, where the logits are wanted."""
 
     def channels(self, network: nn.Module) -> tuple[int, ...]:
         """Channels of the encoder stages, full resolution first, bottleneck last."""
@@ -34,7 +39,15 @@ class Recorder(Protocol):
 
 
 class EncoderDecoderRecorder:
-    """For nnU-Net's networks, whose encoder returns every stage's output: call encoder, then decoder."""
+    """For nnU-Net's networks, whose encoder returns every stage's output: call encoder, then decoder.
+
+    Args:
+        decoder: whether the decoder's stages are recorded too: one for each of the encoder's but the bottleneck, with
+            its channels on its grid.
+    """
+
+    def __init__(self, decoder: bool = False) -> None:
+        self.decoder = decoder
 
     def channels(self, network: nn.Module) -> tuple[int, ...]:
         """As the encoder declares them."""
@@ -49,12 +62,21 @@ class EncoderDecoderRecorder:
         parts = cast(Any, network)
         return self._outputs(parts.encoder, parts.decoder, images, with_logits)
 
-    @staticmethod
     def _outputs(
-        encoder: Callable[..., Any], decoder: Callable[..., Any], images: Tensor, with_logits: bool
+        self, encoder: Callable[..., Any], decoder: Callable[..., Any], images: Tensor, with_logits: bool
     ) -> NetworkOutputs:
-        features = encoder(images)
-        return NetworkOutputs(tuple(features), _listed(decoder(features)) if with_logits else ())
+        features = tuple(encoder(images))
+        if not with_logits:
+            return NetworkOutputs(features, ())
+        decoded: list[Tensor] = []
+        stages = cast(Any, decoder).stages if self.decoder else ()
+        handles = [stage.register_forward_hook(lambda module, _, output: decoded.append(output)) for stage in stages]
+        try:
+            logits = _listed(decoder(features))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return NetworkOutputs((*features, *reversed(decoded)), logits)
 
     def shared_weight(self, network: nn.Module, stage: int) -> nn.Parameter:
         """The last convolution's weight of the stage."""
@@ -75,6 +97,8 @@ class HookRecorder:
             networks whose stages end in a sum of residuals: its scale grows from stage to stage (in a trained SegResNet
             to twenty times that of nnU-Net's features), and the losses, which compare scales, would see nothing else.
     """
+
+    decoder = False
 
     def __init__(
         self, paths: Sequence[str], channels: Sequence[int], strides: Sequence[Int3], activate: bool = False
@@ -145,10 +169,19 @@ def _last_weight(stage: nn.Module) -> nn.Parameter:
     return [parameter for parameter in stage.parameters() if parameter.ndim > 1][-1]
 
 
-def recorder_for(architecture: Architecture) -> Recorder:
-    """The recorder for the network of an architecture."""
+def recorder_for(architecture: Architecture, decoder: bool = False) -> Recorder:
+    """The recorder for the network of an architecture.
+
+    Raises:
+        ReCoKDError: its decoder's stages are wanted, and it is none of nnU-Net's networks.
+    """
     if architecture.backbone.encoder_returns_stages:
-        return EncoderDecoderRecorder()
+        return EncoderDecoderRecorder(decoder)
+    if decoder:
+        raise ReCoKDError(
+            "The stages of a decoder can be compared in nnU-Net's own networks only, not in "
+            f"{architecture.backbone.name}."
+        )
     return HookRecorder(
         architecture.stage_paths,
         architecture.features_per_stage,

@@ -61,6 +61,8 @@ METHODS: dict[str, Method] = {
     "reco, no ramp": Method({"reco": 1}, ramp=0),
     "reco, uniform stages": Method({"reco": 1}, {"reco": {"uniform": True}}),
     "reco, bottleneck too": Method({"reco": 1}, {"reco": {"uniform": True, "include_bottleneck": True}}),
+    "reco, decoder too": Method({"reco": 1}, {"reco": {"decoder": True}}),
+    "reco, decoder too, logits": Method({"reco": 1, "logits": 1}, {"reco": {"decoder": True}}),
     "reco, area": Method({"reco": 1}, {"reco": {"masks": "area"}}),
     "reco, affinity": Method({"reco": 1}, {"reco": {"context": "affinity"}}),
     "reco, fitted": Method({"reco": 1}, connectors=FITTED),

@@ -55,6 +55,11 @@ class SharedTeacher:
         self._images: Tensor | None = None
         self._outputs = NetworkOutputs((), ())
 
+    @property
+    def decoder(self) -> bool:
+        """The recorder's."""
+        return self.recorder.decoder
+
     def channels(self, network: nn.Module) -> tuple[int, ...]:
         """The recorder's."""
         return self.recorder.channels(network)
@@ -151,7 +156,8 @@ def share_teacher(runs: Sequence[Run]) -> SharedTeacher | None:
     if not distillers:
         return None
     with_logits = any(distiller.needs_teachers_logits for distiller in distillers)
-    shared = SharedTeacher(distillers[0].teacher_recorder, with_logits)
+    most = max((distiller.teacher_recorder for distiller in distillers), key=lambda recorder: recorder.decoder)
+    shared = SharedTeacher(most, with_logits)
     for distiller in distillers:
         distiller.teacher = distillers[0].teacher
         distiller.teacher_recorder = shared

@@ -14,7 +14,7 @@ from ReCoKDLib.labels import LabelSet
 from ReCoKDTrainingLib.compiling import compile_teacher
 from ReCoKDTrainingLib.distiller import Distiller
 from ReCoKDTrainingLib.losses.base import NetworkOutputs
-from ReCoKDTrainingLib.recorders import HookRecorder
+from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder, HookRecorder
 
 LABELS = LabelSet.from_dataset_json({"labels": {"background": 0, "one": 1, "two": 2}})
 IMAGES = torch.zeros(1, 1, 16, 16, 16)
@@ -102,6 +102,9 @@ def test_other_networks_are_left_as_they_are(distiller: Distiller) -> None:
     distiller.teacher_recorder = HookRecorder(["encoder"], [8], [(1, 1, 1)])
     compile_teacher(distiller, IMAGES, told.append)
     assert "nnU-Net's own networks only" in told[0]
+    distiller.teacher_recorder = EncoderDecoderRecorder(decoder=True)
+    compile_teacher(distiller, IMAGES, told.append)
+    assert "read stages inside its decoder" in told[1]
     distiller.teacher = None
     compile_teacher(distiller, IMAGES, told.append)
-    assert len(told) == 1
+    assert len(told) == 2

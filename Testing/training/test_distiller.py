@@ -279,6 +279,32 @@ def test_statistics_carry_the_losses_name() -> None:
     }
 
 
+def test_the_decoder_is_taught_where_its_stages_are_compared() -> None:
+    def gradients(decoder: bool) -> dict[str, float]:
+        loss = loss_named("reco", decoder=decoder)
+        recorder = EncoderDecoderRecorder(decoder)
+        torch.manual_seed(0)
+        made = Distiller(
+            network(NARROW),
+            network(WIDE),
+            SegmentationLoss(LABELS, 2),
+            {"reco": WeightedLoss(loss, 1.0)},
+            recorder=recorder,
+        )
+        assert made.needs_teachers_logits == decoder
+        assert list(made.connectors) == ["0", "1"] + ["3", "4"] * decoder
+        images, labels = batch()
+        _, terms = made.terms(images, labels, 1.0)
+        torch.autograd.backward(torch.stack(list(terms["reco"].values())).sum())
+        stages = made.student.decoder.stages.parameters()  # type: ignore[union-attr]
+        norms = [float(p.grad.norm()) if p.grad is not None else 0.0 for p in stages if p.ndim > 1]
+        assert made.gradient_norms(images, labels, 1.0)["reco"] > 0
+        return {str(place): norm for place, norm in enumerate(norms)}
+
+    assert all(norm > 0 for norm in gradients(True).values())
+    assert not any(gradients(False).values())
+
+
 def test_what_does_not_fit_is_refused_when_it_is_built() -> None:
     student, loss = network(NARROW), SegmentationLoss(LABELS, 2)
     entry = WeightedLoss(loss_named("logits"), 1.0)
@@ -288,6 +314,10 @@ def test_what_does_not_fit_is_refused_when_it_is_built() -> None:
         Distiller(student, network(WIDE), loss, {"logits": WeightedLoss(entry.loss, -1.0)})
     with pytest.raises(ReCoKDError, match="between 0 and 1"):
         Distiller(student, network(WIDE), loss, {"logits": entry}, ramp=1.5)
+    shallow = network(WIDE[:2])  # its bottleneck is on the grid of the student's second stage
+    compared = {"reco": WeightedLoss(loss_named("reco", decoder=True), 1.0)}
+    with pytest.raises(ReCoKDError, match="no decoder stage for one of the student's"):
+        Distiller(student, shallow, loss, compared, recorder=EncoderDecoderRecorder(decoder=True))
 
 
 def test_the_teacher_labels_what_nobody_annotated() -> None:

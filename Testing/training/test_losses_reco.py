@@ -493,8 +493,8 @@ def test_lost_pairs_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_stage_weights() -> None:
-    assert stage_weights(4, 0.4, uniform=True) == (0.25,) * 4
-    weights = stage_weights(3, 0.4)
+    assert stage_weights(range(4), 0.4, uniform=True) == (0.25,) * 4
+    weights = stage_weights(range(3), 0.4)
     assert sum(weights) == pytest.approx(1)
     assert weights[1] / weights[0] == pytest.approx(2**-1.2)
     assert weights[2] / weights[1] == pytest.approx(2**-1.2)
@@ -510,8 +510,34 @@ def test_stages_are_weighted_and_the_bottleneck_is_left_out_unless_asked_for() -
         loss = reco(include_bottleneck=stages == 3)
         assert loss.stages == tuple(range(stages))
         terms = loss(outputs(*ours), outputs(*theirs), block_labels())
-        expected = sum(w * t.item() for w, t in zip(stage_weights(stages, 0.4), single, strict=False))
+        expected = sum(w * t.item() for w, t in zip(stage_weights(range(stages), 0.4), single, strict=False))
         assert terms["bg"].item() == pytest.approx(expected)
+
+
+def test_stages_of_the_decoder_have_the_weight_of_their_grid() -> None:
+    """Features are those of three encoder stages, then of two decoder stages on the first two's grids."""
+    ours, theirs = pair(CHANNELS)
+    more, further = random_features(CHANNELS[:2], seed=3), random_features(CHANNELS[:2], seed=4)
+    loss = reco(decoder=True)
+    assert loss.uses_decoder
+    assert not reco().uses_decoder
+    assert loss.stages == (0, 1, 3, 4)
+    assert loss.stage_weights[0] == loss.stage_weights[3] == pytest.approx(2**1.2 * loss.stage_weights[4])
+    both = loss(outputs(*ours, *more), outputs(*theirs, *further), block_labels())
+    encoder = reco()(outputs(*ours), outputs(*theirs), block_labels())
+    decoder = reco()(outputs(*more, ours[2]), outputs(*further, theirs[2]), block_labels())
+    for term in ("fg", "bg", "att", "ctx"):
+        assert both[term].item() == pytest.approx((encoder[term].item() + decoder[term].item()) / 2)
+    # Affinities across levels stay within the encoder, and within the decoder.
+    alike = reco(decoder=True, include_bottleneck=True, context="affinity", fg=0, bg=0, att=0)
+    assert alike.stages == (0, 1, 2, 3, 4)
+    whole = alike(outputs(*ours, *more), outputs(*theirs, *further), block_labels())["ctx"].item()
+    parts = [affinity_difference(ours[k], theirs[k], ours[k + 1], theirs[k + 1]).item() for k in (0, 1)]
+    parts += [affinity_difference(ours[2], theirs[2], None, None).item()]
+    parts += [affinity_difference(more[0], further[0], more[1], further[1]).item()]
+    parts += [affinity_difference(more[1], further[1], None, None).item()]
+    weights = [alike.stage_weights[k] for k in range(5)]
+    assert whole == pytest.approx(sum(w * part for w, part in zip(weights, parts, strict=True)))
 
 
 def test_coefficients_scale_their_terms_and_zero_leaves_them_out() -> None:

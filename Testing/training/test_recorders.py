@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plans import backbone_plan
 from ReCoKDLib.backbones import BACKBONES
+from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.networks import build_network
 from ReCoKDLib.plan import Int3
 from ReCoKDTrainingLib.recorders import EncoderDecoderRecorder, HookRecorder, pair_stages, recorder_for
@@ -47,6 +48,23 @@ def test_hooks_see_what_the_encoder_returns(backbone: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours.features, theirs.features, strict=True))
     assert len(ours.logits) == len(theirs.logits) == 2
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["PlainConvUNet", "ResidualEncoderUNet"])
+def test_the_decoders_stages_follow_the_encoders(backbone: str) -> None:
+    architecture, network = backbone_plan(backbone).architecture, made(backbone)
+    encoder, both = (recorder_for(architecture, decoder) for decoder in (False, True))
+    plain, recorded = (recorder.run(network, images(), True) for recorder in (encoder, both))
+    assert [f.shape for f in recorded.features[3:]] == [f.shape for f in plain.features[:2]]
+    for before, after in zip((*plain.features, *plain.logits), (*recorded.features[:3], *recorded.logits), strict=True):
+        assert torch.equal(before, after)
+    layers = list(reversed(network.decoder.seg_layers))  # type: ignore[union-attr, arg-type]
+    for feature, layer, logits in zip(recorded.features[3:], layers, recorded.logits, strict=True):
+        assert torch.equal(layer(feature), logits)
+    assert len(both.run(network, images(), False).features) == 3
+    assert not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(ReCoKDError, match="nnU-Net's own networks only, not in SegResNet"):
+        recorder_for(backbone_plan("SegResNet").architecture, True)
 
 
 @backbones

@@ -16,7 +16,8 @@ class NetworkOutputs:
     """One forward pass of a network, as the losses see it.
 
     Attributes:
-        features: (B, C_k, D_k, H_k, W_k) of every encoder stage, full resolution first, bottleneck last.
+        features: (B, C_k, D_k, H_k, W_k) of every encoder stage, full resolution first, bottleneck last; then of every
+            decoder stage, full resolution first, where a loss reads those.
         logits: (B, heads, D_i, H_i, W_i), full resolution first; a teacher's only if a loss reads them.
         aligned: by stage, the student's features after its connectors, (B, C_k of the teacher, ...); only the
             stages that a loss wants aligned, and nothing for the teacher.
@@ -38,13 +39,15 @@ class DistillationLoss(nn.Module, ABC):
     What ``parameters()`` gives is optimised together with the student and never exported with it.
 
     Attributes:
-        stages: the encoder stages whose features it reads (empty: none).
-        uses_logits: whether it reads the teacher's logits; the teacher's decoder is left out otherwise.
+        stages: the stages whose features it reads (empty: none), as ``NetworkOutputs.features`` counts them.
+        uses_logits: whether it reads the teacher's logits.
+        uses_decoder: whether it reads stages of the decoder. The teacher's is left out where nobody needs it.
         needs_connectors: whether it wants the student's features at the teacher's width (``aligned``).
     """
 
     stages: tuple[int, ...] = ()
     uses_logits: bool = False
+    uses_decoder: bool = False
     needs_connectors: bool = False
 
     @abstractmethod

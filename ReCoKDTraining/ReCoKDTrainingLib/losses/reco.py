@@ -1,6 +1,6 @@
 """ReCo-KD: region- and context-aware distillation (Lan, Hsu, Khan, Jiang, arXiv 2601.08301).
 
-L_k = L_fg + L_bg + L_att + L_ctx for encoder stage k, L = sum_k w_k L_k. MS-SARD is the first three, MS-CA
+L_k = L_fg + L_bg + L_att + L_ctx for stage k, L = sum_k w_k L_k. MS-SARD is the first three, MS-CA
 the last. Known from [A] the abstract, [F] the paper's figure, [C] the authors' later port; [ours] is ours.
 FGD (arXiv 2111.11837) is the model of it, with class masks in place of boxes.
 """
@@ -8,7 +8,7 @@ FGD (arXiv 2111.11837) is the model of it, with class masks in place of boxes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,6 +51,7 @@ class ReCoOptions:
         alpha: stage weights w_k = r^k / sum r^j with r = 2^(-3 alpha).
         uniform: the same weight for every stage instead.
         include_bottleneck: distil the bottleneck too.
+        decoder: distil the decoder's stages too, each with the weight of the encoder's stage on its grid [ours].
         normalise: ``ema`` divides each term of each stage by its running mean [ours].
         chunk_bytes: how much of a stage, as float32, is looked at in one piece; None: by device.
     """
@@ -66,6 +67,7 @@ class ReCoOptions:
     alpha: float = 0.4
     uniform: bool = False
     include_bottleneck: bool = False
+    decoder: bool = False
     normalise: str | None = None
     chunk_bytes: int | None = None
 
@@ -97,10 +99,16 @@ class ReCoOptions:
         return max(self.fg, self.bg, self.att) > 0 or (self.ctx > 0 and self.context != "affinity")
 
 
-def stage_weights(stages: int, alpha: float, uniform: bool = False) -> tuple[float, ...]:
-    """w_k = r^k / sum_j r^j with r = 2^(-3 alpha) [C], full resolution first; or 1 / stages."""
+def stage_weights(levels: Sequence[int], alpha: float, uniform: bool = False) -> tuple[float, ...]:
+    """w_k = r^l(k) / sum_j r^l(j) with r = 2^(-3 alpha) [C]; or the same for all.
+
+    Args:
+        levels: of each stage how often its grid was halved: k for encoder stage k.
+        alpha: how fast weights fall.
+        uniform: not at all.
+    """
     ratio = 1.0 if uniform else 2.0 ** (-3 * alpha)
-    powers = [ratio**k for k in range(stages)]
+    powers = [ratio**level for level in levels]
     return tuple(p / sum(powers) for p in powers)
 
 
@@ -136,7 +144,7 @@ def attention_difference(student: Magnitudes, teacher: Magnitudes, tau: float) -
 
 
 class ReCoLoss(DistillationLoss):
-    """ReCo-KD over all encoder stages but (by default) the bottleneck.
+    """ReCo-KD over all encoder stages but (by default) the bottleneck, and over the decoder's where asked for.
 
     It trains its global context blocks; the connectors P_k are the distiller's. Everything is computed in
     float32, outside autocast.
@@ -157,18 +165,26 @@ class ReCoLoss(DistillationLoss):
         super().__init__()
         self.options = options or ReCoOptions()
         self.label_set = label_set
-        number = len(teacher_channels) - (0 if self.options.include_bottleneck else 1)
-        if number < 1:
+        bottleneck = len(teacher_channels) - 1
+        if bottleneck < 1:
             raise ReCoKDError("ReCo-KD needs an encoder with a stage before the bottleneck.")
-        self.stages = tuple(range(number))
+        levels = dict(enumerate(range(bottleneck + 1 if self.options.include_bottleneck else bottleneck)))
+        if self.options.decoder:
+            levels |= {bottleneck + 1 + level: level for level in range(bottleneck)}
+            teacher_channels = (*teacher_channels, *teacher_channels[:-1])
+        self.stages = tuple(levels)
+        self.uses_decoder = self.options.decoder
         self.needs_connectors = self.options.needs_connectors
-        self.stage_weights = stage_weights(number, self.options.alpha, self.options.uniform)
+        weights = stage_weights(tuple(levels.values()), self.options.alpha, self.options.uniform)
+        self.stage_weights = dict(zip(levels, weights, strict=True))
+        self._coarser = {k: k + 1 for k in levels if levels.get(k + 1) == levels[k] + 1}
         self.student_blocks = nn.ModuleList()
         self.teacher_blocks = nn.ModuleList()
         if self.options.ctx > 0 and self.options.context != "affinity":
             self.student_blocks.extend(GcBlock(teacher_channels[k]) for k in self.stages)
             if self.options.context == "gc":
                 self.teacher_blocks.extend(GcBlock(teacher_channels[k]) for k in self.stages)
+        number = len(self.stages)
         self.register_buffer("present_pairs", torch.zeros((), dtype=torch.int64), persistent=False)
         self.register_buffer("lost_pairs", torch.zeros(number, dtype=torch.int64), persistent=False)
         if self.options.normalise == "ema":
@@ -201,7 +217,7 @@ class ReCoLoss(DistillationLoss):
                 masks = class_masks(labels, teacher.features[k].shape[2:], self.label_set, self.options.masks)
                 weights = region_weights(masks, merged=self.options.regions == "merged")
             if seen is not None:
-                self.lost_pairs[k] += (seen & ~weights.foreground_present).sum()
+                self.lost_pairs[self.stages.index(k)] += (seen & ~weights.foreground_present).sum()
             spatial = attention(shown.over_channels, self.options.tau)
             terms["fg"], terms["bg"] = region_terms(spatial * sums.error / ours.shape[1], weights)
             known = Magnitudes(sums.over_channels, sums.over_voxels)
@@ -213,12 +229,13 @@ class ReCoLoss(DistillationLoss):
         return {name: value for name, value in terms.items() if self.options.coefficients[name] > 0}
 
     def _block_difference(self, k: int, ours: Tensor, theirs: Tensor, sums: PairSums, chunk: int) -> Tensor:
-        student_block = cast(GcBlock, self.student_blocks[k])
-        teacher_block = cast(GcBlock, self.teacher_blocks[k]) if self.teacher_blocks else student_block
+        place = self.stages.index(k)
+        student_block = cast(GcBlock, self.student_blocks[place])
+        teacher_block = cast(GcBlock, self.teacher_blocks[place]) if self.teacher_blocks else student_block
         return context_difference(sums, student_block.addition(ours, chunk), teacher_block.addition(theirs, chunk))
 
     def _affinity_difference(self, k: int, student: NetworkOutputs, teacher: NetworkOutputs) -> Tensor:
-        following = k + 1 if k + 1 in self.stages else None
+        following = self._coarser.get(k)
         return affinity_difference(
             full_precision(student.features[k]),
             full_precision(teacher.features[k].detach()),
@@ -238,7 +255,7 @@ class ReCoLoss(DistillationLoss):
         """The term over its running mean [ours], where ``normalise`` asks for it."""
         if self.options.normalise is None:
             return value
-        place = self.running_mean[k, TERMS.index(name)]
+        place = self.running_mean[self.stages.index(k), TERMS.index(name)]
         with torch.no_grad():
             seen = mean_over_processes(value)  # or each process would divide by a mean of its own
             mean = torch.where(place.isnan(), seen, EMA_DECAY * place + (1 - EMA_DECAY) * seen)
