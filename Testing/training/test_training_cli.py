@@ -83,14 +83,12 @@ def test_values_outside_the_xmls_bounds_are_refused(wrong: list[str], capsys: py
 def test_slicers_parser_finds_nothing_missing(caplog: pytest.LogCaptureFixture) -> None:
     module = pytest.importorskip("ctk_cli").CLIModule(str(find_description()))
     assert module.title == "ReCoKD Training"
-    # What the Slicer Execution Model calls simple return types are outputs without a flag (Slicer asks for them with
-    # --returnparameterfile); ctk-cli does not know them, and says that they cannot be passed.
-    groups = list(module)
-    returned = [p.name for group in groups for p in group if p.channel == "output" and not p.longflag]
-    assert returned == ["package", "report", "meanDice"]
-    assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
-        f"Parameter {name} cannot be passed" for name in returned
-    ]
+    assert not caplog.records
+    # What the Slicer Execution Model calls simple return types (asked for with --returnparameterfile) are outputs whose
+    # flag, without its hyphens, is none; ctk-cli does not know them, and wants a flag.
+    returned = [p for group in module for p in group if p.channel == "output" and not p.longflag]
+    assert [p.name for p in returned] == ["package", "report", "meanDice"]
+    assert [p.flag.lstrip("-") for p in returned] == ["", "", ""]
 
 
 def test_xml_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
