@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
     """
     try:
         description = description or find_description()
-        arguments = parse_arguments(description, argv)
+        arguments = _parsed(description, argv)
         with StopRequest() as stop, Progress(arguments.progress, stop, silent=not place().first) as progress:
             return _run(arguments, description, progress)
     except Cancelled as stopped:
@@ -63,6 +63,16 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
     except ReCoKDError as error:
         _complain(str(error))
         return 2
+
+
+def _parsed(description: Path, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments; a teacher's width is None, and without ``--teacher`` and ``--width`` a check is of a teacher's run."""
+    arguments = parse_arguments(description, argv)
+    if arguments.task == "teacher":
+        arguments.width = None
+    elif arguments.task == "check" and arguments.teacher is None:
+        arguments = parse_arguments(description, argv, width=None)
+    return arguments
 
 
 def _run(arguments: argparse.Namespace, description: Path, progress: Progress) -> int:
@@ -160,7 +170,7 @@ def _settings(arguments: argparse.Namespace, description: Path) -> RunSettings:
         data=_data(arguments),
         output=arguments.output,
         teacher=arguments.teacher if distilled else None,
-        width=0 if arguments.task == "teacher" else arguments.width,
+        width=arguments.width or 0,
         backbone="" if arguments.backbone == "same" else arguments.backbone,
         losses=parse_losses(arguments.losses) if distilled else {},
         loss_options=parse_loss_options(arguments.lossOptions) if distilled else {},

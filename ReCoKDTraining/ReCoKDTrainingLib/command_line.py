@@ -60,13 +60,19 @@ def make_parser(description: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(description: Path, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(description: Path, argv: Sequence[str] | None = None, **defaults: Any) -> argparse.Namespace:
     """Arguments of the command line, with those of ``--config FILE`` (a run's ``config.json``) where it has none.
+
+    Args:
+        description: The .xml that lists the parameters.
+        argv: Command line without the program's name; None takes the process's.
+        **defaults: For parameters that neither gives, in place of the description's.
 
     Raises:
         InputError: The file is not JSON, or names what is no parameter.
     """
     parser = make_parser(description)
+    parser.set_defaults(**defaults)
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(given)
     if arguments.config is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -56,8 +57,11 @@ def refusals(
         plan = tried("plan", lambda: plan_for(settings, dataset, known, teacher))
     if plan is not None and (teacher is None) == (classes is None):
         made, device = plan, torch.device("cpu")
-        tried(
-            "losses",
-            lambda: distiller_for(settings, made, dataset, split, teacher, classes, initial, device, None),
-        )
+        tried("losses", lambda: distiller_for(settings, made, dataset, split, teacher, classes, None, device, None))
+        if initial is not None:
+            alone = replace(settings, losses={}, loss_options={})
+            tried(
+                "initial weights",
+                lambda: distiller_for(alone, made, dataset, split, None, None, initial, device, None),
+            )
     return found

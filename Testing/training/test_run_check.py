@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from packages import small_package
+from packages import small_card, small_package
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.files import read_json, write_json
+from ReCoKDLib.networks import build_network
+from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDTrainingLib.cli import main
+from ReCoKDTrainingLib.datasets import NnunetRawDataset
 
 SHORT = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "1", "--workers", "0", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
@@ -87,6 +91,35 @@ def test_initial_weights_for_other_labels(dataset: Path, tmp_path: Path, capsys:
     model = small_package(tmp_path / "model.recokd.zip")
     arguments = ["--dataset", str(dataset), "--teacher", str(model), "--initial", str(model)]
     assert "initial weights: The model blobs-x4 has the labels" in refused(arguments, tmp_path, capsys)
+
+
+def test_initial_weights_of_a_teacher_and_of_a_student(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = small_package(tmp_path / "model.recokd.zip")
+    write_json(tmp_path / "plan.json", ModelPackage.open(model).plan.to_nnunet())
+    arguments = ["--dataset", str(dataset), "--plan", str(tmp_path / "plan.json"), "--initial", str(model)]
+    narrow = [*arguments, "--width", "1"]
+    assert "dataset: initial weights: The weights do not fit" in refused(narrow, tmp_path, capsys)
+    shutil.rmtree(tmp_path / "run")
+    assert main(["--task", "check", *arguments, "--output", str(tmp_path / "full")]) == 0
+    assert main(["--task", "teacher", *arguments, "--output", str(tmp_path / "run"), *SHORT]) == 0
+    again = ["--config", str(tmp_path / "run" / "config.json"), "--task", "check"]
+    assert main([*again, "--output", str(tmp_path / "again")]) == 0
+
+
+def test_initial_weights_that_do_not_fit_are_told_beside_losses_that_do_not(
+    dataset: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    described(dataset, labels={"background": 0, "anterior": [1, 2], "posterior": [2]}, regions_class_order=[1, 2])
+    teacher = small_package(tmp_path / "teacher.recokd.zip")
+    plan, label_set = ModelPackage.open(teacher).plan, NnunetRawDataset(dataset).label_set
+    wide = [build_network(plan.architecture, plan.channels, label_set.number_of_heads).state_dict()]
+    initial = write_package(tmp_path / "initial.recokd.zip", small_card(), plan, label_set, wide)
+    arguments = ["--dataset", str(dataset), "--teacher", str(teacher), "--losses", "reco=1,logits=1"]
+    arguments += ["--initial", str(initial), "--width", "1", "--output", str(tmp_path / "checked")]
+    assert main(["--task", "check", *arguments]) == 1
+    told = capsys.readouterr().out
+    assert "dataset: losses: Of teacher and student" in told
+    assert "dataset: initial weights: The weights do not fit" in told
 
 
 def test_nothing_to_choose_the_best_weights_by(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
