@@ -41,6 +41,22 @@ class Place:
         return self.inside or ", ".join(map(str, files))
 
 
+def without_path(text: str, path: Path, instead: str) -> str:
+    """A message with other words in place of a path, which may be named after a patient.
+
+    Args:
+        text: The message; the path may stand in it as it was given or as it resolves, with slashes for backslashes, or
+            as ``OSError`` writes it: with escapes, of which each of Windows's backslashes is one.
+        path: What is not to be told.
+        instead: What is.
+    """
+    for known in (path.resolve(), path):  # the longer one first
+        escaped = repr(str(known))
+        for shown in (escaped, escaped[1:-1], str(known), known.as_posix()):
+            text = text.replace(shown, instead)
+    return text
+
+
 class CaseReader(Protocol):
     """How to get at a case's voxels. Readers are small values that can be sent to another process."""
 

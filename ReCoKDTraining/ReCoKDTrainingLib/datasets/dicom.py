@@ -19,7 +19,7 @@ from ReCoKDLib.mrml.scene_cases import patient_hash
 from ReCoKDLib.segment_matching import FoundSegment, classes_of, lacking, matched, read_synonyms
 from ReCoKDLib.volume import Volume, stack_channels
 
-from .case import BrokenReader, Case, CaseReader, Place, files_checksum
+from .case import BrokenReader, Case, CaseReader, Place, files_checksum, without_path
 from .dataset import Dataset
 from .options import SourceOptions
 
@@ -71,8 +71,8 @@ class DicomReader:
             told = str(error)
             for series in self.series:
                 for path in (*series.files, series.folder):
-                    told = told.replace(f"in {path}", "of the case").replace(str(path), "of the case")
-            raise InputError(told) from None
+                    told = without_path(told, path, "of the case")
+            raise InputError(told.replace("in of the case", "of the case")) from None
 
     @property
     def place(self) -> Place:
@@ -251,7 +251,7 @@ def _masks(path: Path, values: Sequence[tuple[str, int]]) -> Iterator[tuple[Volu
             mask = (np.asarray(volume.array)[None, ..., 0] >= 0.5).astype(np.uint8)
             yield Volume(mask, _LPS_TO_RAS @ lps), value
     except (OSError, ValueError, AttributeError, KeyError, RuntimeError) as error:
-        told = str(error).replace(str(path), "the file")  # which may be named after a patient
+        told = without_path(str(error), path, "the file")
         raise InputError(f"A DICOM SEG could not be read ({told}). Get the file again.") from error
 
 

@@ -23,7 +23,7 @@ from ReCoKDLib.mrml.scene_files import SCENE_SUFFIXES, open_scene
 from ReCoKDLib.segment_matching import classes_of, lacking, matched, read_synonyms
 from ReCoKDLib.volume import Volume
 
-from .case import BrokenReader, Case, CaseReader, Place, voxels_checksum
+from .case import BrokenReader, Case, CaseReader, Place, voxels_checksum, without_path
 from .dataset import Dataset
 from .options import SourceOptions, channels_asked_for
 
@@ -150,11 +150,10 @@ def _place(file: Path, case: SceneCase | None = None) -> Place:
 def _nameless(text: str, file: Path, names: Sequence[str] | None = None) -> str:
     """A message without the names of the file and of nodes (None: without all that is quoted); the case's place has
     them."""
+    text = without_path(text, file, "The scene")  # first: there may be quotes in it
     any_name = ("'[^']*'", '"[^"]*"')
     quoted = "|".join(any_name if names is None else (re.escape(repr(name)) for name in names))
     if quoted:
         text = re.sub(f"^({quoted})", "A node", text)
         text = re.sub(f" ({quoted})", "", text)
-    for shown in (str(file), str(file.resolve())):
-        text = text.replace(shown, "The scene")
     return text
