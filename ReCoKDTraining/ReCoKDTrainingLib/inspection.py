@@ -32,11 +32,12 @@ class Inspection:
     Args:
         dataset: The cases.
         training: Those that are described.
-        keep: Whether to keep them in memory, as long as they take no more than half a gigabyte.
+        keep: Whether to keep them in memory, as long as they take no more than half a gigabyte, and the checksums of
+            the others too.
 
     Attributes:
         loaded: Image and label map of those that are kept.
-        contents: The checksum of each that was described.
+        contents: The checksum of each that was described, or of all.
     """
 
     def __init__(self, dataset: Dataset, training: Sequence[Case], keep: bool = False) -> None:
@@ -44,12 +45,15 @@ class Inspection:
         self.contents: dict[str, str] = {}
         self._dataset = dataset
         self._training = {case.identifier for case in training}
+        self._keep = keep
         self._room = _KEPT_BYTES if keep else 0
         self._samples: dict[str, CaseSample] = {}
 
     def __call__(self, case: Case, volume: Volume, labels: Volume | None) -> None:
         """Look at a good case."""
         if case.identifier not in self._training:
+            if self._keep:  # now, as a scene is open until another one is read
+                self.contents[case.identifier] = case.content()
             return
         sample = sample_case(case, volume, labels, self._dataset.label_set)
         self._samples[case.identifier] = sample

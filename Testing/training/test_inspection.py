@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from made_sources import Mrb, make_cases
 from plans import small_plan
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.errors import DatasetError
@@ -16,6 +18,7 @@ from ReCoKDTrainingLib import inspection
 from ReCoKDTrainingLib.cache import preprocess_cases
 from ReCoKDTrainingLib.datasets import Dataset, NnunetRawDataset
 from ReCoKDTrainingLib.datasets.case import FileReader
+from ReCoKDTrainingLib.datasets.scenes import ScenesDataset
 from ReCoKDTrainingLib.fingerprint import fingerprint_cases
 from ReCoKDTrainingLib.inspection import CheckedData, checked_data, remember
 from ReCoKDTrainingLib.progress import Progress
@@ -78,6 +81,29 @@ def test_one_look_gives_check_fingerprint_and_preprocessing(
     assert data.fingerprint == fingerprint_cases(data.split.training, dataset.channel_names, dataset.label_set)
     monkeypatch.setattr(inspection, "_KEPT_BYTES", 0)
     assert not checked_data(dataset, SETTINGS, False, None, Progress("bar", silent=True))[1]
+
+
+def test_a_scene_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("slicer", reason='needs slicer-core: pip install "recokd[host]"')
+    from ReCoKDLib.mrml import scene_files
+
+    for case in make_cases():
+        Mrb().write(tmp_path, case)
+    dataset = ScenesDataset(tmp_path)
+    opened: Counter[Path] = Counter()
+    read = scene_files._read
+
+    def counting(slicer: Any, path: Path) -> Any:
+        opened[path] += 1
+        return read(slicer, path)
+
+    monkeypatch.setattr(scene_files, "_read", counting)
+    scene_files._open.clear()
+    data = start(dataset)
+    assert data.split.validation
+    assert list(opened.values()) == 5 * [1]
+    by_itself = inspection._checksum(dataset, SETTINGS, False, {})
+    assert data.checksum == by_itself, "as a later start will find it"
 
 
 def test_a_later_start_reads_no_case_that_has_not_changed(folder: Path, tmp_path: Path, reads: Counter[str]) -> None:
