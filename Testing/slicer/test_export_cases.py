@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ReCoKDLib.errors import DatasetError
-from ReCoKDLib.labels import LabelSet
-from ReCoKDLib.mrml.scene_cases import case_annotation, case_volume, find_scene_cases
+from ReCoKDLib.labels import LabelSet, Segment
+from ReCoKDLib.mrml.scene_cases import case_annotation, case_volume, find_scene_cases, segments_of
 from ReCoKDLib.mrml.segmentations import segmentation_to_node
 from ReCoKDLib.volume import Volume
 from ReCoKDTrainingLib.case_check import check_cases
@@ -68,6 +68,32 @@ def test_what_segments_lose_is_found_in_the_exported_files(
     values = [tuple((s.key, dataset.label_set.named(s.name).value) for s in each) for each in exported.segments]
     expected = case_annotation(slicer.mrmlScene, exported, values, case_volume(slicer.mrmlScene, exported))
     np.testing.assert_array_equal(annotation.labels.reoriented("RAS").array, expected.labels.reoriented("RAS").array)
+
+
+@pytest.mark.parametrize("drawn", ["gamma alpha beta", "beta gamma beta", "alpha beta alpha beta", "beta alpha gamma"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_of_overlapping_segments_the_later_one_wins_in_the_files_too(
+    drawn: str, apart: bool, slicer: Any, recokd: Any, tmp_path: Path
+) -> None:
+    """Each overlaps its neighbours in the list, first and third not, so that they share a layer of the file."""
+    volume = Volume(np.random.default_rng(0).normal(size=(1, 6, 8, 20)).astype(np.float32), np.eye(4))
+    node, segmentation = add_case(slicer, volume, None, LabelSet(()))
+    for number, name in enumerate(drawn.split()):
+        mask = np.zeros(volume.array.shape, np.uint8)
+        mask[..., 1 + 4 * number : 7 + 4 * number] = 1
+        temporary = LabelSet((Segment(f"number {number}", 1, (1,), (1.0, 0.0, 0.0)),))
+        segmentation = segmentation_to_node(volume.with_array(mask), temporary, node, None if apart else segmentation)
+        (segment,) = [each for each in segments_of(segmentation) if each.name == f"number {number}"]
+        segmentation.GetSegmentation().GetSegment(segment.key).SetName(name)
+    (exported,) = recokd.ReCoKDLogic().exportCasesForTraining(tmp_path / "set").values()
+    dataset = open_datasets((tmp_path / "set",), SourceOptions())
+    annotation = dataset.cases[0].annotation(dataset.cases[0].volume())
+    assert annotation is not None
+    values = [tuple((s.key, dataset.label_set.named(s.name).value) for s in each) for each in exported.segments]
+    expected = case_annotation(slicer.mrmlScene, exported, values, case_volume(slicer.mrmlScene, exported))
+    np.testing.assert_array_equal(annotation.labels.reoriented("RAS").array, expected.labels.reoriented("RAS").array)
+    assert annotation.overlaps == expected.overlaps
+    assert len(expected.overlaps) == len(set(zip(drawn.split(), drawn.split()[1:], strict=False)))
 
 
 def test_a_scene_without_cases(slicer: Any, recokd: Any, tmp_path: Path) -> None:

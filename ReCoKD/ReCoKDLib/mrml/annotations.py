@@ -45,7 +45,8 @@ def write_annotation(
 ) -> None:
     """Segments of segmentation nodes as a segmentation file on the lattice of a volume (nearest neighbour).
 
-    Classes stay apart where they overlap, and reach out of the volume where they do.
+    Classes stay apart where they overlap, in the order of the segments, and reach out of the volume where they do. A
+    class of several segments is one segment in the file, unless others come between.
 
     Args:
         segmentations: As for :func:`read_annotation`.
@@ -58,17 +59,21 @@ def write_annotation(
         OutputError: The file exists, or cannot be written.
     """
     lattice = oriented_image(np.zeros((1, 1, 1), np.uint8), reference.ijk_to_ras)
-    parts: dict[int, list[tuple[Mask, tuple[int, int, int]]]] = {}
+    order: list[tuple[int, list[tuple[Mask, tuple[int, int, int]]]]] = []
     for node, values in segmentations:
-        for _, value in values:
-            parts[value] = parts.pop(value, [])  # where segments overlap, the later one wins: in this order
         world = world_from_node(node)
         for image, table in layers(node, values):
             found = table[image_array(image)]
-            for value in set(table.tolist()) - {0}:
-                parts[value].append(on_lattice(lattice, found == value, world @ image_place(image), (0, 0, 0)))
+            there = set(table.tolist())
+            for value in dict.fromkeys(value for _, value in values if value in there):
+                part = on_lattice(lattice, found == value, world @ image_place(image), (0, 0, 0))
+                if not order or order[-1][0] != value:
+                    order.append((value, []))  # anew, as the later one wins: what lies between may overlap both
+                order[-1][1].append(part)
+    empty = {value for _, values in segmentations for _, value in values} - {value for value, _ in order}
+    order += [(value, []) for value in sorted(empty)]
     names = {segment.value: segment for segment in label_set.segments}
-    write_segments([(names[value], _image(found, reference)) for value, found in parts.items()], reference, path)
+    write_segments([(names[value], _image(parts, reference)) for value, parts in order], reference, path)
 
 
 def _image(parts: Sequence[tuple[Mask, tuple[int, int, int]]], reference: Volume) -> Any:
