@@ -92,6 +92,21 @@ def require_all_fine() -> None:
         raise OtherProcessMemoryError(f"out of memory in process {states.index(State.MEMORY)}")
 
 
+def from_all(own: Result) -> tuple[Result, ...]:
+    """What each process has, for all, by process; waits until all have told.
+
+    Raises:
+        Cancelled: One of them was asked to stop.
+        OtherProcessError: Another one failed, or is gone.
+    """
+    if _group is None:
+        return (own,)
+    require_all_fine()
+    everybody = [own] * distributed.get_world_size(_group)
+    distributed.all_gather_object(everybody, own, group=_group)
+    return tuple(everybody)
+
+
 def from_first(work: Callable[[], Result]) -> Result:
     """What the first process makes, for all; the others wait for it.
 

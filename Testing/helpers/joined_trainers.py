@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import nn
 
 from plans import small_plan
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.networks import build_network
 from ReCoKDTrainingLib.cache import CachedCase
+from ReCoKDTrainingLib.compiling import CompiledRecorder, compile_teacher
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
 from ReCoKDTrainingLib.processes import joined
@@ -85,6 +88,18 @@ TROUBLE: dict[str, Callable[[Trainer], None]] = {
 }
 
 
+def _compiled(rank: int, label_set: Any) -> dict[str, Any]:
+    """What is told, and whether the teacher is compiled, where the second process has no compiler."""
+
+    def no_compiler(module: nn.Module) -> nn.Module:
+        raise RuntimeError("No compiler was found.")
+
+    distiller, told = make_distiller(label_set, 0.1), list[str]()
+    with patch.object(torch, "compile", no_compiler if rank else lambda module: module), joined("cpu"):
+        compile_teacher(distiller, torch.zeros(1, 1, 16, 16, 16), told.append)
+    return {"told": told, "compiled": isinstance(distiller.teacher_recorder, CompiledRecorder)}
+
+
 def one_of_two(rank: int, port: int, folder: str, cases: Sequence[CachedCase], label_set: Any) -> None:
     """Train in each of the troubles, which the second process has; how it ended goes to ``folder``."""
     torch.set_num_threads(1)
@@ -109,4 +124,6 @@ def one_of_two(rank: int, port: int, folder: str, cases: Sequence[CachedCase], l
             "history": trainer.history,
             "state": trainer.distiller.state_dict(),
         }
+    os.environ["MASTER_PORT"] = str(port + len(TROUBLE))
+    ends["compiled"] = _compiled(rank, label_set)
     torch.save(ends, Path(folder) / f"rank_{rank}.pt")

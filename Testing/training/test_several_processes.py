@@ -182,6 +182,13 @@ def test_a_stop_of_one_is_one_of_both_with_a_checkpoint(ends: tuple[Path, list[d
     assert [path.name for path in (folder / "stop" / "checkpoints").iterdir()] == ["step-00000002.pt"]
 
 
+def test_all_compile_the_teacher_or_none(ends: tuple[Path, list[dict[str, Any]]]) -> None:
+    for end in (end["compiled"] for end in ends[1]):
+        reason = "No compiler was found"
+        assert end["told"] == [f"The teacher cannot be compiled in process 1 ({reason}). Training goes on without."]
+        assert not end["compiled"]
+
+
 # -- places -------------------------------------------------------------------------------------------------
 
 
