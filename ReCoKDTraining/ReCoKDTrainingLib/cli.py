@@ -49,20 +49,22 @@ def main(argv: Sequence[str] | None = None, description: Path | None = None) -> 
         0 when it worked, 1 when a check found something that would spoil the training, 2 for an error that the user
         can mend, 130 when cancelled.
     """
-    try:
-        description = description or find_description()
-        arguments = _parsed(description, argv)
-        with StopRequest() as stop, Progress(arguments.progress, stop, silent=not place().first) as progress:
-            return _run(arguments, description, progress)
-    except Cancelled as stopped:
-        _complain(f"{stopped} Go on with --resume.")
-        return 130
-    except KeyboardInterrupt:
-        _complain("cancelled. Go on with --resume.")
-        return 130
-    except ReCoKDError as error:
-        _complain(str(error))
-        return 2
+    # torchrun terminates the others when one of its processes ends: what went wrong is to be said all the same.
+    with StopRequest() as stop:
+        try:
+            description = description or find_description()
+            arguments = _parsed(description, argv)
+            with Progress(arguments.progress, stop, silent=not place().first) as progress:
+                return _run(arguments, description, progress)
+        except Cancelled as stopped:
+            _complain(f"{stopped} Go on with --resume.")
+            return 130
+        except KeyboardInterrupt:
+            _complain("cancelled. Go on with --resume.")
+            return 130
+        except ReCoKDError as error:
+            _complain(str(error))
+            return 2
 
 
 def _parsed(description: Path, argv: Sequence[str] | None) -> argparse.Namespace:

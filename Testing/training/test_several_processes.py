@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import socket
@@ -100,6 +101,25 @@ def test_what_all_processes_find_wrong_is_said_by_the_first(arguments: list[str]
         "--batch-size so that it can, such as 4.",
         "recokd-training (process 1): Process 0 of this training failed, so this one ends.",
     ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no polite signals")
+def test_a_process_that_torchrun_terminates_says_its_error_first() -> None:
+    """The others may have ended, and torchrun noticed, before one gets to the end of what it has to say."""
+    code = f"""
+import os, signal, sys
+from ReCoKDTrainingLib import cli
+complain = cli._complain
+def late(text):
+    os.kill(os.getpid(), signal.SIGTERM)
+    complain(text)
+cli._complain = late
+sys.exit(cli.main({["--task", "distill", "--output", "nowhere"]!r}))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RANK": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("recokd-training (process 0): --dataset is missing.")
 
 
 @pytest.mark.slow
