@@ -21,7 +21,8 @@ INSTALLED := .venv/recokd-installed
 DEMO_CASE := hippocampus_053
 DEMO_STUDENT := hippocampus-x4
 
-PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses=8
+# The long tests come last: a process that has nothing left takes half of what waits for another one.
+PYTEST := $(PY) -m pytest -n $(WORKERS) --maxprocesses=8 --dist worksteal
 # A test process has been seen to vanish without a word, with whatever test it was at. What failed runs once more,
 # in one process: what is wrong fails again.
 AGAIN := $(PY) -m pytest -n 0 --last-failed --last-failed-no-failures none
