@@ -263,13 +263,6 @@ def test_a_split_is_made_of_the_cases_that_are_not_skipped(nrrd: Path, tmp_path:
     assert held_out.identifier not in split["val"]
 
 
-@pytest.fixture(scope="module")
-def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("teacher") / "run"
-    assert main(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(output), *SHORT]) == 0
-    return output / "blobs-teacher.recokd.zip"
-
-
 def volumes_alone(raw_dataset: Path, folder: Path) -> Path:
     """Images without labels, other ones than the dataset's."""
     made = make_raw_dataset(folder.parent / "made", cases=3, seed=7)

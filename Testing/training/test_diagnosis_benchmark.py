@@ -28,20 +28,16 @@ from diagnosis import (
 from distillation_cases import block_labels, network, plain_labels
 from distillation_runs import DeclaredRun, Setting
 from distillation_training import train
-from ReCoKDTrainingLib.cli import main as train_model
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
 from ReCoKDTrainingLib.progress import Progress
 
 
 @pytest.fixture(scope="module")
-def setting(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(raw_dataset: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder = tmp_path_factory.mktemp("diagnosis")
-    short = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "1", "--workers", "0", "--device", "cpu"]
-    assert train_model(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(folder / "t"), *short]) == 0
     names = [f"blobs_{number:03d}" for number in range(6)]
     (folder / "split.json").write_text(json.dumps({"train": names[:4], "val": names[4:]}))
-    teacher = folder / "t" / "blobs-teacher.recokd.zip"
     return Setting(
         raw_dataset, folder / "split.json", teacher, folder / "runs", steps_per_epoch=1, batch_size=1, device="cpu"
     )

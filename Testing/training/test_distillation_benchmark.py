@@ -21,20 +21,11 @@ from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, r
 from distillation_training import SharedTeacher, groups, share_teacher, train
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
-from ReCoKDTrainingLib.cli import main as train_model
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
 from ReCoKDTrainingLib.evaluation import CaseResult, EvaluationResult
 from ReCoKDTrainingLib.losses import available_losses
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.scores import SegmentScore
-
-
-@pytest.fixture(scope="module")
-def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("teacher") / "run"
-    short = ["--epochs", "1", "--steps-per-epoch", "1", "--batch-size", "1", "--workers", "0", "--device", "cpu"]
-    assert train_model(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(output), *short]) == 0
-    return output / "blobs-teacher.recokd.zip"
 
 
 @pytest.fixture

@@ -56,12 +56,9 @@ def same_curve(one: Path, two: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def arguments(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def arguments(raw_dataset: Path, teacher: Path) -> list[str]:
     """Of a distillation with ReCo-KD and logits, but its output."""
-    folder = tmp_path_factory.mktemp("teacher")
     data = ["--dataset", str(raw_dataset), "--batch-size", "2", *SHORT]
-    assert main(["--task", "teacher", *data, "--output", str(folder / "run")]) == 0
-    teacher = folder / "run" / "blobs-teacher.recokd.zip"
     distil = ["--task", "distill", "--teacher", str(teacher), "--width", "2", "--losses", "reco=1,logits=1"]
     return [*distil, *data, "--ramp", "0", "--validate-every", "1"]
 

@@ -29,14 +29,6 @@ Capture = pytest.CaptureFixture[str]
 DISTIL = ["--task", "distill", "--dataset", "{data}", "--output", "{tmp}/out"]
 
 
-@pytest.fixture(scope="module")
-def teacher(raw_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("Lehrer, groß") / "run"
-    code = main(["--task", "teacher", "--dataset", str(raw_dataset), "--output", str(output), *SHORT])
-    assert code == 0
-    return output / "blobs-teacher.recokd.zip"
-
-
 def test_every_parameter_of_the_xml_is_an_argument() -> None:
     description = find_description()
     parser = make_parser(description)
