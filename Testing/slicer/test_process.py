@@ -18,7 +18,7 @@ import pytest
 from geometries import oblique_left_handed
 from processes import alive, gone, run_on_host
 from ReCoKDLib import worker
-from ReCoKDLib.errors import Cancelled, InputError
+from ReCoKDLib.errors import Cancelled, InputError, OutputError
 from ReCoKDLib.students import find_student
 from ReCoKDLib.volume import Volume
 
@@ -49,6 +49,12 @@ PREVIEWING = ENDLESS.replace(
     """import numpy as np
 from ReCoKDLib.preview import Preview
 def segment(volume, package, progress, warn, preview, **""",
+)
+
+
+# Instead of a student, what refuses every volume; its process stays.
+REFUSING = ENDLESS.replace("        progress(0.25)\n", "        raise InputError('no')\n").replace(
+    "def segment", "from ReCoKDLib.errors import InputError\ndef segment"
 )
 
 
@@ -229,10 +235,41 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(process, "write_job", full)
+    monkeypatch.setattr(process, "write_volume", full)
     with pytest.raises(InputError, match="No space left on device.*Make room on the disk"):
         run(two_blobs()[0])
     assert list(temporary.iterdir()) == []
+
+
+def test_a_disk_that_does_not_take_the_question_is_said(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OutputError("job.json could not be written (No space left on device).")
+
+    monkeypatch.setattr("ReCoKDLib.widgets.process.write_job", full)
+    _, told = run(two_blobs()[0])
+    assert [str(error) for error in told.errors] == ["job.json could not be written (No space left on device)."]
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_run_begins_with_its_question_and_no_folder_is_renamed(
+    host: Any, run: Any, two_blobs: TwoBlobs, blob_student: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virus scanner that reads the voxels would keep Windows from it."""
+    from ReCoKDLib.widgets import process
+
+    monkeypatch.setattr(Path, "rename", lambda self, target: pytest.fail(f"{self} is renamed"))
+    monkeypatch.setattr(worker, "_CODE", REFUSING)
+    first, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over)
+    (waiting,) = process._waiting
+    folder = waiting.prepare(two_blobs()[0])
+    host.run_for(0.3)  # many looks of the process
+    assert [path.name for path in folder.iterdir()] == ["volume.npy"]
+    assert alive(first.pid)
+    waiting.go(two_blobs()[0], find_student(blob_student), {})
+    host.run_until((folder / "result.json").is_file)
 
 
 def test_an_abandoned_run_is_silent(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None) -> None:
