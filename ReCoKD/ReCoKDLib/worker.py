@@ -185,6 +185,8 @@ def main(folder: str) -> int:
             number += 1
     except BrokenPipeError:
         _leave(home)
+    # Who started it does so too, if it still lives.
+    shutil.rmtree(home, ignore_errors=True)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -56,6 +57,10 @@ def segment(volume, package, progress, warn, preview, **""",
 REFUSING = ENDLESS.replace("        progress(0.25)\n", "        raise InputError('no')\n").replace(
     "def segment", "from ReCoKDLib.errors import InputError\ndef segment"
 )
+
+
+# Waits less long.
+SOON = "from ReCoKDLib import worker; worker.WAIT_SECONDS = 0.3; from ReCoKDLib.worker import main"
 
 
 class Told:
@@ -327,8 +332,7 @@ def test_the_process_stays_for_the_next_run(
 def test_a_process_that_nobody_wants_ends_by_itself(
     host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon = "from ReCoKDLib import worker; worker.WAIT_SECONDS = 0.3; from ReCoKDLib.worker import main"
-    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", soon))
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", SOON))
     made, told = run(two_blobs()[0])
     process = made._process._process
     host.run_until(lambda: told.over)
@@ -354,6 +358,17 @@ def test_previews_arrive_while_it_works(
     host.run_for(0.1)
     assert len(told.previews) == shown
     assert list(temporary.iterdir()) == []
+
+
+def test_a_process_that_nobody_wants_takes_its_folder_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where nobody is there to do it: the program died, and a launcher in between kept the standard input open."""
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", SOON))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "rest").write_text("of a run", encoding="utf-8")
+    with subprocess.Popen(worker.command(sys.executable, home), stdin=subprocess.PIPE) as process:
+        assert process.wait(60) == 0
+    assert not home.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
