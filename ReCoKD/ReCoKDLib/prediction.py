@@ -325,6 +325,7 @@ class Predictor:
             # Of the whole volume, so that a region gets its tiles.
             result_bytes = int(np.prod(case.shape_before_cropping)) * (2 + (8 * heads if probabilities else 0))
             result_bytes -= counted(0 if kept is None else kept.bytes)  # which make way
+            result_bytes += 0 if previewer is None else previewer.bytes  # which nobody has touched yet
             tile = fitting_tile(self.plan, heads, case.data.shape[1:], result_bytes, memory)
             room = int(memory * 1e9) - needed_bytes(self.plan, heads, case.data.shape[1:], result_bytes, tile)
             if tile != self.plan.patch_size:
