@@ -277,6 +277,39 @@ def test_a_run_begins_with_its_question_and_no_folder_is_renamed(
     host.run_until((folder / "result.json").is_file)
 
 
+# Refuses what the first run of a process asks, and crashes in the second.
+WEARS_OUT = (
+    REFUSING.replace("def segment", "runs = []\ndef segment")
+    .replace("    while True:\n", "    runs.append(1)\n    while True:\n        if len(runs) > 1: os._exit(9)\n")
+    .replace("import sys,", "import os, sys,")
+)
+
+
+def test_a_process_that_had_waited_and_dies_is_replaced_once(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_CODE", WEARS_OUT)
+    first, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over)
+    old = first.pid
+    second, again = run(two_blobs()[0])
+    assert second.pid == old
+    host.run_until(lambda: again.over)
+    assert [str(error) for error in again.errors] == ["no"]  # what the new one says
+    assert second.pid != old
+    assert gone(old)
+    assert any("A new one begins again." in line for line in again.lines)
+    # Where the new one dies as well, that is told.
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("len(runs) > 1", "True"))
+    monkeypatch.setattr("ReCoKDLib.widgets.process.StudentProcess.is_as_new", lambda self: True)
+    third, crashed = run(two_blobs()[0])
+    host.run_until(lambda: crashed.over)
+    assert third.pid not in (old, second.pid)
+    (error,) = crashed.errors
+    assert "ended before it was done" in str(error)
+    assert list(temporary.iterdir()) == []
+
+
 def test_an_abandoned_run_is_silent(host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, endless: None) -> None:
     made, told = run(two_blobs()[0])
     host.run_until(lambda: bool(told.fractions))

@@ -15,7 +15,17 @@ from ..errors import Cancelled, InputError, OutputError
 from ..mrml.texts import _
 from ..package import ModelPackage
 from ..volume import Volume
-from ..worker import WAIT_SECONDS, Said, command, job_folder, read_preview, read_result, write_job, write_volume
+from ..worker import (
+    WAIT_SECONDS,
+    RunEndedError,
+    Said,
+    command,
+    job_folder,
+    read_preview,
+    read_result,
+    write_job,
+    write_volume,
+)
 from .child_process import ChildProcess, kill
 
 if TYPE_CHECKING:
@@ -142,11 +152,33 @@ class BackgroundRun:
         try:
             result = read_result(self._folder, self._volume, self._package, lines)
         except Exception as error:  # every error is the interface's to show
+            if isinstance(error, RunEndedError) and self._began_again():
+                return
             self._process.release()
             self._on_failed(error)
             return
         self._process.release()
         self._on_done(result)
+
+    def _began_again(self) -> bool:
+        """Try once more in a new process where it was one that had waited, which earlier runs may have harmed."""
+        if not self._process.has_waited:
+            return False
+        self._process.end()
+        self._on_line(
+            _("The background process, which had waited since an earlier run, ended. A new one begins again.")
+        )
+        try:
+            self._process = StudentProcess()
+            self._process.run = self
+            self._folder = self._process.prepare(self._volume)
+            self._preview, self._is_done, self._over = "", False, False
+            self._process.go(self._volume, self._package, self._options)
+        except (OSError, OutputError):
+            self._over = True
+            self._process.end()
+            return False
+        return True
 
 
 class StudentProcess(ChildProcess):
@@ -162,6 +194,11 @@ class StudentProcess(ChildProcess):
         self._number = 0
         self._waits_since = 0.0
         super().__init__(command(sys.executable, self._home), self._progressed, lambda line: None)
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether its run is not its first one."""
+        return self._number > 1
 
     def is_as_new(self) -> bool:
         """Whether it is as good as a new one: started by the same command, and not about to end by itself."""
