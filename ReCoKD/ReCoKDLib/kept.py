@@ -82,8 +82,9 @@ class Kept:
         self._tiles_of = key
         self._needed = frozenset((fold, place) for fold, places in enumerate(needed) for place in places)
         self._limit = more + (self.room if room is None else max(0, min(room, self.room)))
+        order = sorted(self._tiles, key=self._needed.__contains__)  # those not needed first, of each the oldest
         while self._bytes > self._limit:
-            self._drop([next(iter(self._tiles))])
+            self._drop([order.pop(0)])
         self._in_use = sum(logits.nbytes for place, logits in self._tiles.items() if place in self._needed)
         self._reserved.clear()
         return [KeptTiles(self, fold) for fold in range(len(needed))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from .attempts import Attempt, buffer_bytes, first_attempt, next_attempt
 from .engines.base import TORCH, Engine, TorchEngine
 from .engines.choosing import make_engines
 from .errors import InputError, MissingDependencyError, PackageError, ReCoKDError
 from .kept import Kept, KeptTiles
 from .labels import LabelSet, Segment
-from .memory import band_bytes, counted, fitting_tile, needed_bytes, smaller_tile, tiles_in_words
+from .memory import band_bytes, counted, fitting_tile, needed_bytes, tiles_in_words
 from .networks import build_network, load_weights
 from .part import Block, Part, part_of, region_of
 from .plan import WHOLE_IMAGE, Plan
@@ -68,8 +68,7 @@ class Prediction:
 class _Run:
     """What may differ from one run of a predictor to the next."""
 
-    tile: Sequence[int]
-    engines: Sequence[Engine]
+    attempt: Attempt
     progress: Callable[[float], None] | None = None
     cancelled: Callable[[], bool] | None = None
     part: Part | None = None
@@ -170,20 +169,21 @@ class Predictor:
         cancelled: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """(heads, x, y, z) logits of a preprocessed case at the plan's spacing, averaged over folds."""
-        return self._logits(case, _Run(self.plan.patch_size, self.engines, progress, cancelled), None)
+        attempt = first_attempt(self.engines, self.plan.patch_size, self.plan, self.label_set.number_of_heads)
+        return self._logits(case, _Run(attempt, progress, cancelled), None)
 
     def _logits(self, case: PreprocessedCase, run: _Run, region: Region | None) -> torch.Tensor:
         data, heads = torch.from_numpy(case.data), self.label_set.number_of_heads
         total: torch.Tensor | None = None
         for engine, options in self._windows(case, run, region):
-            logits = sliding_window_logits(engine, data, run.tile, heads, **options)
+            logits = sliding_window_logits(engine, data, run.attempt.tile, heads, **options)
             total = logits if total is None else total + logits
         assert total is not None
-        return total if len(run.engines) == 1 else total / len(run.engines)
+        return total if len(run.attempt.engines) == 1 else total / len(run.attempt.engines)
 
     def _windows(self, case: PreprocessedCase, run: _Run, region: Region | None) -> list[tuple[Engine, dict[str, Any]]]:
         """For each fold its engine and the sliding window's arguments."""
-        done = [0.0] * len(run.engines)
+        done = [0.0] * len(run.attempt.engines)
         progress = run.progress
 
         def of_fold(fold: int) -> Callable[[float], None] | None:
@@ -198,29 +198,32 @@ class Predictor:
             "tile_step": self.tile_step,
             "mirror_axes": self.mirror_axes,
             "region": region,
+            "batch": run.attempt.batch,
             "cancelled": run.cancelled,
         }
-        tiles: Sequence[KeptTiles | None] = [None] * len(run.engines)
+        tiles: Sequence[KeptTiles | None] = [None] * len(run.attempt.engines)
         if run.kept is not None:
             tiles = self._kept_tiles(run.kept, case, run, region)
         return [
             (engine, {**common, "tiles": tiles[fold], "progress": of_fold(fold)})
-            for fold, engine in enumerate(run.engines)
+            for fold, engine in enumerate(run.attempt.engines)
         ]
 
     def _kept_tiles(self, kept: Kept, case: PreprocessedCase, run: _Run, region: Region | None) -> list[KeptTiles]:
         """What is known of the tiles, and for a preview those to be run first."""
-        layout = tiling(case.data.shape[1:], run.tile, self.tile_step, region)
-        key = (tuple(run.engines), tuple(run.tile), self.tile_step, self.mirror_axes)
-        heads, count = self.label_set.number_of_heads, len(run.engines)
-        whole, part = (band_bytes(heads, run.tile, plane) for plane in (layout.padded[1:], layout.plane(run.tile)))
+        layout = tiling(case.data.shape[1:], run.attempt.tile, self.tile_step, region)
+        key = (tuple(run.attempt.engines), tuple(run.attempt.tile), self.tile_step, self.mirror_axes)
+        heads, count = self.label_set.number_of_heads, len(run.attempt.engines)
+        whole, part = (
+            band_bytes(heads, run.attempt.tile, plane) for plane in (layout.padded[1:], layout.plane(run.attempt.tile))
+        )
         folds = kept.begin(key, [layout.places] * count, run.room, whole - part)
         previewer = run.previewer
         if previewer is None:
             return folds
         new = [[place for place in layout.places if tiles.kept(place) is None] for tiles in folds]
-        previewer.begin(layout, run.tile, sum(map(len, new)))
-        size = 4 * heads * int(np.prod(run.tile))
+        previewer.begin(layout, run.attempt.tile, sum(map(len, new)))
+        size = 4 * heads * int(np.prod(run.attempt.tile))
         most = kept.free() // (size * count)
         for fold, (tiles, still) in enumerate(zip(folds, new, strict=True)):
             tiles.ahead = previewer.ahead(still, most) if most else ()
@@ -241,7 +244,7 @@ class Predictor:
         if self._interpolates_softly:
             yield from restorer.push(0, self.label_set.probabilities(self._logits(case, run, region)))
             return
-        data, tile = torch.from_numpy(case.data), run.tile
+        data, tile = torch.from_numpy(case.data), run.attempt.tile
         folds = [
             sliding_window_slabs(engine, data, tile, heads, **options)
             for engine, options in self._windows(case, run, region)
@@ -278,7 +281,8 @@ class Predictor:
         whole lie. Only where intensities are normalised by their own mean or range is the region cut out first, and
         seen alone: the mean of a whole body is not what such a network was trained with.
 
-        Where the device's memory does not suffice it is tried again with smaller tiles, and then on the CPU.
+        Where the device's memory does not suffice it is tried again with fewer tiles at a time, smaller tiles, and then
+        on the CPU.
 
         Args:
             volume: As many channels as the plan has, on any grid.
@@ -311,7 +315,7 @@ class Predictor:
         part = part_of(seen, oriented, case, self.plan, block)
         heads = self.label_set.number_of_heads
         told = warn or (lambda text: None)
-        tile, engines, room = self.plan.patch_size, self.engines, None
+        tile, room = self.plan.patch_size, None
         if preview is not None and part.asked is not None:
             kept = kept or Kept()
             previewer = Previewer(volume, part, case, self.plan, self.label_set, segments, look_at, preview)
@@ -321,27 +325,22 @@ class Predictor:
             # Of the whole volume, so that a region gets its tiles.
             result_bytes = int(np.prod(case.shape_before_cropping)) * (2 + (8 * heads if probabilities else 0))
             result_bytes -= counted(0 if kept is None else kept.bytes)  # which make way
+            result_bytes += 0 if previewer is None else previewer.bytes  # which nobody has touched yet
             tile = fitting_tile(self.plan, heads, case.data.shape[1:], result_bytes, memory)
             room = int(memory * 1e9) - needed_bytes(self.plan, heads, case.data.shape[1:], result_bytes, tile)
             if tile != self.plan.patch_size:
                 told(tiles_in_words(tile, self.plan, f"{memory:g} GB of memory do not suffice"))
-        while True:
-            run = _Run(tile, engines, progress, cancelled, part, kept, room, previewer)
+        attempt: Attempt | None = first_attempt(self.engines, tile, self.plan, heads, room)
+        while attempt is not None:
+            left = room if room is None else room - (attempt.batch - 1) * buffer_bytes(attempt.tile, self.plan, heads)
+            run = _Run(attempt, progress, cancelled, part, kept, left, previewer)
             try:
                 return self._predicted(case, run, part, segments, probabilities)
             except torch.OutOfMemoryError:
-                smaller = smaller_tile(tile, self.plan)
-                if smaller is not None:
-                    tile = smaller
-                    told(tiles_in_words(tile, self.plan, f"The memory of {self.device} does not suffice"))
-                elif all(getattr(engine, "device", None) == torch.device("cpu") for engine in engines):
+                attempt = next_attempt(attempt, self.plan, self.networks, self.device, told)
+                if attempt is None:
                     raise
-                else:
-                    told(f"The memory of {self.device} does not suffice even for small tiles, so the CPU is used.")
-                    # Copies: the networks stay where the next run looks for them.
-                    copies = [copy.deepcopy(network).cpu() for network in self.networks]
-                    engines = tuple(TorchEngine(network, torch.device("cpu")) for network in copies)
-                    tile = self.plan.patch_size
+        raise AssertionError("not reached")
 
     def _case(self, oriented: Volume, kept: Kept | None) -> PreprocessedCase:
         if kept is None:

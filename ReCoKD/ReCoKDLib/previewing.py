@@ -8,7 +8,7 @@ preview grows with every tile and becomes the result. It is made at the student'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ Indices = npt.NDArray[np.intp]
 
 SECONDS = 1.0  # from one preview to the next; none is made of what is finished sooner
 _SHARE = 50  # of the time, one part at the most is for making previews
+_CHUNK = 16 << 20  # bytes of the logits that are copied at a time
 _SAMPLES = 4000  # of the shown voxels, by which tiles are put in order
 
 
@@ -86,6 +87,11 @@ class Previewer:
         self._begun = 0.0
         self._tiles = self._ran = 0
 
+    @property
+    def bytes(self) -> int:
+        """What is held of the shown voxels' logits while a run goes on."""
+        return self._total.nbytes
+
     def _nearest_to(self, focus: Floats, places: Floats) -> npt.NDArray[np.int32]:
         if not len(places):
             return np.zeros(3, np.int32)
@@ -136,15 +142,17 @@ class Previewer:
             where = where[(here >= start - below) & (here < start - below + side)]
         if not len(where):
             return
-        inner = [
-            along[where] + below - start for along, below, start in zip(self._source, self._below, place, strict=True)
-        ]
-        flat = torch.from_numpy(np.ravel_multi_index(tuple(inner), self._patch))
-        weights = gaussian_weights(self._patch).reshape(-1)[flat]
-        chosen = torch.from_numpy(where)
-        found = logits.reshape(len(logits), -1).index_select(1, flat).mul_(weights)
-        self._total.index_add_(0, chosen, found.T.contiguous())
-        self._weights.index_add_(0, chosen, weights)
+        for some in self._chunks(where):
+            inner = [
+                along[some] + below - start
+                for along, below, start in zip(self._source, self._below, place, strict=True)
+            ]
+            flat = torch.from_numpy(np.ravel_multi_index(tuple(inner), self._patch))
+            weights = gaussian_weights(self._patch).reshape(-1)[flat]
+            chosen = torch.from_numpy(some)
+            found = logits.reshape(len(logits), -1).index_select(1, flat).mul_(weights)
+            self._total.index_add_(0, chosen, found.T.contiguous())
+            self._weights.index_add_(0, chosen, weights)
         self._new[where] = True
 
     def found(self, place: Place, logits: torch.Tensor) -> None:
@@ -161,12 +169,18 @@ class Previewer:
     def so_far(self) -> Preview:
         """What is known now."""
         where = np.flatnonzero(self._new)
-        new = torch.from_numpy(where)
-        mean = self._total.index_select(0, new).T.contiguous().div_(self._weights[new])
-        self._labels[where] = self._label_set.label_map(mean, self._segments).numpy()
+        for some in self._chunks(where):
+            new = torch.from_numpy(some)
+            mean = self._total.index_select(0, new).T.contiguous().div_(self._weights[new])
+            self._labels[some] = self._label_set.label_map(mean, self._segments).numpy()
         self._new[:] = False
         some = np.flatnonzero(self._labels)
         return Preview(self._voxels[some], self._labels[some])
+
+    def _chunks(self, where: Indices) -> Iterator[Indices]:
+        """Shown voxels, as many at a time as all of whose classes are few bytes."""
+        size = max(1, _CHUNK // (4 * self._total.shape[1]))
+        return (where[first : first + size] for first in range(0, len(where), size))
 
 
 def _places(to_ras: Floats, indices: npt.NDArray[np.integer]) -> Floats:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,9 +19,25 @@ from torch import nn
 
 from .errors import Cancelled
 
-Network = Callable[[torch.Tensor], torch.Tensor]
+Pending = Callable[[], torch.Tensor]  # waits for logits
 Place = tuple[int, int, int]  # first voxel of a tile in the padded data
 Region = tuple[slice, slice, slice]
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """A network that may compute while the program does something else."""
+
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Logits of tiles."""
+        ...
+
+    def start(self, tiles: torch.Tensor, mirror_axes: Sequence[int] = ()) -> Pending:
+        """Begin with tiles; what is returned gives their logits, and may compute only then."""
+        ...
+
+
+Network = Callable[[torch.Tensor], torch.Tensor] | Starting
 
 
 class Tiles:
@@ -69,15 +86,15 @@ def gaussian_weights(patch_size: tuple[int, ...]) -> torch.Tensor:
     return result
 
 
-def _mirrored(network: Network, tile: torch.Tensor, mirror_axes: Sequence[int]) -> torch.Tensor:
-    """Mean over all flips of the given spatial axes, each flipped back."""
+def mirrored(network: Network, tiles: torch.Tensor, mirror_axes: Sequence[int]) -> torch.Tensor:
+    """Mean of the logits over all flips of the given spatial axes (0, 1, 2), each flipped back."""
     flips = [c for n in range(1, len(mirror_axes) + 1) for c in itertools.combinations(mirror_axes, n)]
     if not flips:
-        return network(tile)
-    total = network(tile).clone()  # an engine may overwrite its logits
+        return network(tiles)
+    total = network(tiles).clone()  # an engine may overwrite its logits
     for axes in flips:
         dims = [axis + 2 for axis in axes]
-        total += torch.flip(network(torch.flip(tile, dims)), dims)
+        total += torch.flip(network(torch.flip(tiles, dims)), dims)
     return total / (len(flips) + 1)
 
 
@@ -150,6 +167,7 @@ def sliding_window_slabs(
     mirror_axes: Sequence[int] = (),
     region: Region | None = None,
     tiles: Tiles | None = None,
+    batch: int = 1,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
@@ -172,22 +190,23 @@ def sliding_window_slabs(
     new = [place for place in needed if tiles.kept(place) is None]
     ran = 0
 
-    def run(place: Place) -> torch.Tensor:
+    def run(places: Sequence[Place]) -> Iterator[torch.Tensor]:
         nonlocal ran
-        if cancelled is not None and cancelled():
-            raise Cancelled("Cancelled. Nothing was changed.")
-        box = tuple(slice(s, s + n) for s, n in zip(place, patch_size, strict=True))
-        tile = padded[(slice(None), *box)][None].contiguous()
-        with torch.inference_mode():
-            logits = _mirrored(network, tile, mirror_axes)[0].float().cpu()
-        ran += 1
-        tiles.found(place, logits)
-        if progress is not None:
-            progress(ran / len(new))
-        return logits
+        for some, pending in _started(network, padded, patch_size, mirror_axes, places, batch):
+            if cancelled is not None and cancelled():
+                raise Cancelled("Cancelled. Nothing was changed.")
+            with torch.inference_mode():
+                found = pending().float().cpu()
+            for place, logits in zip(some, found, strict=True):
+                ran += 1
+                tiles.found(place, logits)
+                if progress is not None:
+                    progress(ran / len(new))
+                yield logits
 
-    for place in tiles.first(new):
-        run(place)
+    for _ in run(tiles.first(new)):
+        pass
+    others = run([place for place in needed if tiles.kept(place) is None])
     corner, plane = layout.corner, layout.plane(patch_size)
     depth = int(patch_size[0])
     total = torch.zeros((heads, depth, *plane))
@@ -198,7 +217,7 @@ def sliding_window_slabs(
         for column in layout.columns:
             logits = tiles.kept((first, *column))
             if logits is None:
-                logits = run((first, *column))
+                logits = next(others)
             box = tuple(slice(s - low, s - low + n) for s, low, n in zip(column, corner, patch_size[1:], strict=True))
             total[(slice(None), slice(None), *box)].addcmul_(logits, weights)
             weight_sum[(slice(None), *box)] += weights
@@ -211,6 +230,34 @@ def sliding_window_slabs(
         _shift(weight_sum, done, 0)
     if progress is not None and not new:
         progress(1.0)
+
+
+def _started(
+    network: Network,
+    padded: torch.Tensor,
+    patch_size: Sequence[int],
+    mirror_axes: Sequence[int],
+    places: Sequence[Place],
+    batch: int,
+) -> Iterator[tuple[Sequence[Place], Pending]]:
+    """So many tiles at a time, and what gives their logits; the next ones are begun with before these are wanted."""
+
+    def start(some: Sequence[Place]) -> Pending:
+        boxes = [tuple(slice(s, s + n) for s, n in zip(place, patch_size, strict=True)) for place in some]
+        tiles = torch.stack([padded[(slice(None), *box)] for box in boxes])
+        if isinstance(network, Starting):
+            return network.start(tiles, mirror_axes)
+        return lambda: mirrored(network, tiles, mirror_axes)
+
+    last: tuple[Sequence[Place], Pending] | None = None
+    for begin in range(0, len(places), batch):
+        some = places[begin : begin + batch]
+        following = some, start(some)
+        if last is not None:
+            yield last
+        last = following
+    if last is not None:
+        yield last
 
 
 def _shift(sums: torch.Tensor, by: int, axis: int) -> None:
@@ -231,13 +278,14 @@ def sliding_window_logits(
     mirror_axes: Sequence[int] = (),
     region: Region | None = None,
     tiles: Tiles | None = None,
+    batch: int = 1,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> torch.Tensor:
     """Weighted mean of the network's logits over overlapping tiles.
 
     Args:
-        network: An engine or a network: maps (1, channel, x, y, z) patches on the CPU to (1, heads, x, y, z).
+        network: An engine or a network: maps (batch, channel, x, y, z) tiles on the CPU to (batch, heads, x, y, z).
         data: (channel, x, y, z) float32 on the CPU; zero-padded around the centre where smaller than a patch.
         patch_size: Voxels of a tile.
         heads: Outputs of the network.
@@ -246,8 +294,9 @@ def sliding_window_logits(
         region: First and end voxel along each axis of the only part of the data that is wanted; there the result is
             that of the whole. None for all.
         tiles: What is known of tiles, and which are to be run first; it is told of each that is run.
+        batch: Tiles that the network is given in a call; they are summed in the same order, however many these are.
         progress: Called with the finished fraction after each tile.
-        cancelled: Asked before each tile.
+        cancelled: Asked before each call.
 
     Returns:
         (heads, x, y, z) float32 of the region on the CPU.
@@ -266,6 +315,7 @@ def sliding_window_logits(
         mirror_axes=mirror_axes,
         region=region,
         tiles=tiles,
+        batch=batch,
         progress=progress,
         cancelled=cancelled,
     )

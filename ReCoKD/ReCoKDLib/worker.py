@@ -5,12 +5,12 @@ kill, which never waits for the end of a tile. After a run the process waits som
 student loaded and what is known of the last volume kept; then all memory comes back. Each run has a folder, 1, 2, ...,
 in the folder of the process::
 
-    job.json       student, options, place of the volume
     volume.npy     voxels
+    job.json       student, options, place of the volume; written last, by which the run begins
     preview-n.npy  what is known so far of some slices, where that is wanted; who reads it deletes it
     result.json    written last; labels.npy and probabilities.npy lie beside it
 
-A run begins when its folder appears. Each line that the process prints is either one of ours, which begins with a
+Each line that the process prints is either one of ours, which begins with a
 mark, or a line for the log. The process ends by itself, and takes its files with it, when the other end of its standard
 input is closed: nothing is left behind when the program that started it dies.
 """
@@ -76,16 +76,28 @@ class Said:
     text: str = ""
 
 
-def write_job(folder: Path, volume: Volume, student: Path, options: Mapping[str, Any]) -> None:
-    """Write a run's input.
+def write_volume(folder: Path, volume: Volume) -> None:
+    """Write the voxels of a run's input.
 
     Args:
         folder: Of this run alone.
         volume: All channels.
-        student: Path of the package.
-        options: Of :func:`ReCoKDLib.segment.segment`; what JSON can write.
     """
     np.save(folder / _VOLUME, volume.array, allow_pickle=False)
+
+
+def write_job(folder: Path, volume: Volume, student: Path, options: Mapping[str, Any]) -> None:
+    """Write the rest of a run's input: the process begins with it.
+
+    Args:
+        folder: Of this run alone; the voxels are there.
+        volume: As in :func:`write_volume`.
+        student: Path of the package.
+        options: Of :func:`ReCoKDLib.segment.segment`; what JSON can write.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     place = {"ijk_to_ras": volume.ijk_to_ras.tolist(), "name": volume.name}
     write_json(folder / _JOB, {"student": str(student.resolve()), "options": dict(options), "volume": place})
 
@@ -173,13 +185,15 @@ def main(folder: str) -> int:
             number += 1
     except BrokenPipeError:
         _leave(home)
+    # Who started it does so too, if it still lives.
+    shutil.rmtree(home, ignore_errors=True)
     return 0
 
 
 def _comes(folder: Path) -> bool:
     """Wait for a run; False where none comes."""
     until = time.monotonic() + WAIT_SECONDS
-    while not folder.is_dir():
+    while not (folder / _JOB).is_file():
         if time.monotonic() > until:
             return False
         time.sleep(_LOOK_SECONDS)

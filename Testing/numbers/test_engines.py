@@ -18,7 +18,7 @@ from ReCoKDLib.backbones import BACKBONES
 from ReCoKDLib.cli import main
 from ReCoKDLib.engines import base, choosing
 from ReCoKDLib.engines.agreement import bf16_against_f32
-from ReCoKDLib.engines.compiled import OpenVinoEngine
+from ReCoKDLib.engines.compiled import OnnxRuntimeEngine, OpenVinoEngine
 from ReCoKDLib.errors import InputError, MissingDependencyError
 from ReCoKDLib.image_io import read_volume
 from ReCoKDLib.package import ModelPackage
@@ -184,6 +184,13 @@ def test_openvinos_precision_is_always_set(package: ModelPackage) -> None:
         (engine,) = Predictor.from_package(package, "cpu", engine="openvino", precision=precision).engines
         if isinstance(engine, OpenVinoEngine):
             assert engine._options["INFERENCE_PRECISION_HINT"] == precision
+
+
+def test_onnx_runtimes_threads_do_not_wait_busily(package: ModelPackage) -> None:
+    (engine,) = Predictor.from_package(package, "cpu", engine="onnxruntime").engines
+    assert isinstance(engine, OnnxRuntimeEngine)
+    options = engine._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 _WITHOUT_NETWORK = """

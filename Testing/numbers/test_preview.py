@@ -14,7 +14,10 @@ from plans import TWO_LABELS, small_plan
 from ReCoKDLib import previewing
 from ReCoKDLib.errors import Cancelled
 from ReCoKDLib.kept import Kept
+from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.memory import needed_bytes
 from ReCoKDLib.part import slices_of
+from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import Predictor
 from ReCoKDLib.preview import Plane, Preview
 from ReCoKDLib.volume import Volume
@@ -183,6 +186,51 @@ def test_what_is_known_already_is_in_the_first_preview() -> None:
     previews: list[Preview] = []
     predictor.predict(volume, kept=kept, preview=previews.append, look_at=at_voxel(volume, (30, 30, 30)))
     assert previews[0].on(volume).array[0][30, :20, :20].any()
+
+
+def test_many_classes_are_copied_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them of all shown voxels are held once, which the bound counts, and never copied as a whole."""
+    heads = 20
+    names = {"background": 0, **{f"part {value}": value for value in range(1, heads)}}
+    label_set = LabelSet.from_dataset_json({"labels": names})
+    copied: list[int] = []
+    right = LabelSet.label_map
+
+    def noted(self: LabelSet, logits: torch.Tensor, wanted: Any = None) -> torch.Tensor:
+        if logits.ndim == 2:
+            copied.append(logits.nbytes)
+        return right(self, logits, wanted)
+
+    monkeypatch.setattr(LabelSet, "label_map", noted)
+    engine = Noted()
+    engine.network = torch.nn.Conv3d(1, heads, 3, padding=1)
+    plan = small_plan(schemes=("CTNormalization",), properties=FIXED)
+    predictor = Predictor(plan, label_set, [engine.network], engines=[engine])
+    bounds: list[int] = []
+    plain = needed_bytes
+
+    def bounded(plan: Plan, heads: int, shape: Any, result_bytes: int, tile: Any) -> int:
+        bounds.append(result_bytes)
+        return plain(plan, heads, shape, result_bytes, tile)
+
+    monkeypatch.setattr("ReCoKDLib.prediction.needed_bytes", bounded)
+    results, shown = [], []
+    for chunk in (1 << 30, 1 << 14):
+        monkeypatch.setattr(previewing, "_CHUNK", chunk)
+        copied.clear()
+        previews: list[Preview] = []
+        found = predictor.predict(noise(), memory=1e3, preview=previews.append, look_at=at_voxel(noise(), (20, 22, 19)))
+        results.append(found.labels.array)
+        shown.append(previews[-1])
+        assert max(copied) <= chunk
+        assert max(copied) > 1 << 15 or chunk == 1 << 14  # so that it makes a difference
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(shown[0].on(noise()).array, shown[1].on(noise()).array)
+    predictor.predict(noise(), memory=1e3)
+    voxels = 48 * 44 + 48 * 40 + 44 * 40 - 48 - 44 - 40 + 1
+    assert bounds[0] == bounds[1]
+    # What is cut off around the volume is not shown.
+    assert 0.7 * 4 * heads * voxels < bounds[0] - bounds[2] <= 4 * heads * voxels
 
 
 def test_no_preview_of_what_is_soon_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,21 @@ def test_what_is_kept_is_bounded_and_the_result_the_same() -> None:
     assert Predictor(fixed_plan(), TWO_LABELS, [engine.network]).predict(volume, kept=Kept(room=5)).labels.array.any()
 
 
+def test_tiles_that_are_not_needed_make_way_before_those_that_are() -> None:
+    """When there is less room than before, whatever came first."""
+    kept, logits = Kept(), torch.zeros(3, 2, 2, 2)
+    places = [(n, 0, 0) for n in range(4)]
+    (tiles,) = kept.begin("key", [places])
+    for place in places:
+        tiles.found(place, logits)
+    (tiles,) = kept.begin("key", [places[:2]], room=2 * logits.nbytes)
+    assert [tiles.kept(place) is not None for place in places] == [True, True, False, False]
+    (tiles,) = kept.begin("key", [places[1:2]], room=logits.nbytes)
+    assert [tiles.kept(place) is not None for place in places] == [False, True, False, False]
+    (tiles,) = kept.begin("key", [places[1:2]], room=0)
+    assert kept.bytes == 0
+
+
 @pytest.mark.parametrize("what", ["a voxel", "the place", "the type", "the student", "the flips", "the tile"])
 def test_nothing_of_another_question_is_used(what: str) -> None:
     kept = Kept()

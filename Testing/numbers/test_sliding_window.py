@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ReCoKDLib.engines.base import TorchEngine
 from ReCoKDLib.errors import Cancelled
 from ReCoKDLib.sliding_window import gaussian_weights, sliding_window_logits, tile_starts, tiling
 
@@ -79,6 +81,67 @@ def test_gaussian_is_largest_in_the_middle_and_nowhere_zero() -> None:
     weights = gaussian_weights((40, 56, 40))
     assert weights.max() == weights[20, 28, 20] == 10
     assert weights.min() > 0
+
+
+class OneByOne(Positional):
+    """What a tile gets does not hang on the others of its call, to the last bit; notes how many these are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+
+    def forward(self, patch: torch.Tensor) -> torch.Tensor:
+        self.calls.append(len(patch))
+        return torch.cat([self.layers(one) for one in patch[:, None]])
+
+
+@pytest.mark.parametrize(("batch", "calls"), [(1, [1] * 8), (2, [2] * 4), (3, [3, 3, 2]), (20, [8])])
+@pytest.mark.parametrize("mirror_axes", [(), (2,)], ids=["plain", "mirrored"])
+def test_several_tiles_in_a_call_are_summed_in_the_same_order(
+    batch: int, calls: list[int], mirror_axes: tuple[int, ...]
+) -> None:
+    data = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 12, 18, 15)).astype(np.float32))
+    expected = sliding_window_logits(OneByOne(), data, PATCH, 3, mirror_axes=mirror_axes)
+    network = OneByOne()
+    seen: list[float] = []
+    found = sliding_window_logits(network, data, PATCH, 3, mirror_axes=mirror_axes, batch=batch, progress=seen.append)
+    assert torch.equal(found, expected)
+    assert network.calls == [n for n in calls for _ in range(1 + len(mirror_axes))]
+    assert seen == [(n + 1) / 8 for n in range(8)]
+    # Convolutions of a batch round otherwise.
+    engine = TorchEngine(Positional(), torch.device("cpu"))
+    found = sliding_window_logits(engine, data, PATCH, 3, mirror_axes=mirror_axes, batch=batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_cancel_stops_at_the_next_call() -> None:
+    network = OneByOne()
+    with pytest.raises(Cancelled):
+        sliding_window_logits(
+            network, torch.zeros(2, 40, 40, 40), PATCH, 3, batch=3, cancelled=lambda: len(network.calls) == 2
+        )
+    assert network.calls == [3, 3]
+
+
+def test_the_next_tiles_are_begun_with_before_the_last_ones_are_waited_for() -> None:
+    said: list[str] = []
+
+    class Starts:
+        def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+            pytest.fail("not started")
+
+        def start(self, tiles: torch.Tensor, mirror_axes: Sequence[int] = ()) -> Callable[[], torch.Tensor]:
+            number = sum(word.startswith("start") for word in said)
+            said.append(f"start {number}")
+
+            def wait() -> torch.Tensor:
+                said.append(f"wait {number}")
+                return torch.zeros((len(tiles), 3, *PATCH))
+
+            return wait
+
+    sliding_window_logits(Starts(), torch.zeros(2, 12, 18, 10), PATCH, 3, batch=3)
+    assert said == ["start 0", "start 1", "wait 0", "wait 1"]
 
 
 def test_progress_reaches_one_and_never_falls() -> None:

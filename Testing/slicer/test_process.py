@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -18,7 +19,7 @@ import pytest
 from geometries import oblique_left_handed
 from processes import alive, gone, run_on_host
 from ReCoKDLib import worker
-from ReCoKDLib.errors import Cancelled, InputError
+from ReCoKDLib.errors import Cancelled, InputError, OutputError
 from ReCoKDLib.students import find_student
 from ReCoKDLib.volume import Volume
 
@@ -50,6 +51,16 @@ PREVIEWING = ENDLESS.replace(
 from ReCoKDLib.preview import Preview
 def segment(volume, package, progress, warn, preview, **""",
 )
+
+
+# Instead of a student, what refuses every volume; its process stays.
+REFUSING = ENDLESS.replace("        progress(0.25)\n", "        raise InputError('no')\n").replace(
+    "def segment", "from ReCoKDLib.errors import InputError\ndef segment"
+)
+
+
+# Waits less long.
+SOON = "from ReCoKDLib import worker; worker.WAIT_SECONDS = 0.3; from ReCoKDLib.worker import main"
 
 
 class Told:
@@ -229,9 +240,73 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(process, "write_job", full)
+    monkeypatch.setattr(process, "write_volume", full)
     with pytest.raises(InputError, match="No space left on device.*Make room on the disk"):
         run(two_blobs()[0])
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_disk_that_does_not_take_the_question_is_said(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OutputError("job.json could not be written (No space left on device).")
+
+    monkeypatch.setattr("ReCoKDLib.widgets.process.write_job", full)
+    _, told = run(two_blobs()[0])
+    assert [str(error) for error in told.errors] == ["job.json could not be written (No space left on device)."]
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_run_begins_with_its_question_and_no_folder_is_renamed(
+    host: Any, run: Any, two_blobs: TwoBlobs, blob_student: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virus scanner that reads the voxels would keep Windows from it."""
+    from ReCoKDLib.widgets import process
+
+    monkeypatch.setattr(Path, "rename", lambda self, target: pytest.fail(f"{self} is renamed"))
+    monkeypatch.setattr(worker, "_CODE", REFUSING)
+    first, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over)
+    (waiting,) = process._waiting
+    folder = waiting.prepare(two_blobs()[0])
+    host.run_for(0.3)  # many looks of the process
+    assert [path.name for path in folder.iterdir()] == ["volume.npy"]
+    assert alive(first.pid)
+    waiting.go(two_blobs()[0], find_student(blob_student), {})
+    host.run_until((folder / "result.json").is_file)
+
+
+# Refuses what the first run of a process asks, and crashes in the second.
+WEARS_OUT = (
+    REFUSING.replace("def segment", "runs = []\ndef segment")
+    .replace("    while True:\n", "    runs.append(1)\n    while True:\n        if len(runs) > 1: os._exit(9)\n")
+    .replace("import sys,", "import os, sys,")
+)
+
+
+def test_a_process_that_had_waited_and_dies_is_replaced_once(
+    host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_CODE", WEARS_OUT)
+    first, told = run(two_blobs()[0])
+    host.run_until(lambda: told.over)
+    old = first.pid
+    second, again = run(two_blobs()[0])
+    assert second.pid == old
+    host.run_until(lambda: again.over)
+    assert [str(error) for error in again.errors] == ["no"]  # what the new one says
+    assert second.pid != old
+    assert gone(old)
+    assert any("A new one begins again." in line for line in again.lines)
+    # Where the new one dies as well, that is told.
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("len(runs) > 1", "True"))
+    monkeypatch.setattr("ReCoKDLib.widgets.process.StudentProcess.is_as_new", lambda self: True)
+    third, crashed = run(two_blobs()[0])
+    host.run_until(lambda: crashed.over)
+    assert third.pid not in (old, second.pid)
+    (error,) = crashed.errors
+    assert "ended before it was done" in str(error)
     assert list(temporary.iterdir()) == []
 
 
@@ -290,8 +365,7 @@ def test_the_process_stays_for_the_next_run(
 def test_a_process_that_nobody_wants_ends_by_itself(
     host: Any, run: Any, two_blobs: TwoBlobs, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon = "from ReCoKDLib import worker; worker.WAIT_SECONDS = 0.3; from ReCoKDLib.worker import main"
-    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", soon))
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", SOON))
     made, told = run(two_blobs()[0])
     process = made._process._process
     host.run_until(lambda: told.over)
@@ -317,6 +391,17 @@ def test_previews_arrive_while_it_works(
     host.run_for(0.1)
     assert len(told.previews) == shown
     assert list(temporary.iterdir()) == []
+
+
+def test_a_process_that_nobody_wants_takes_its_folder_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where nobody is there to do it: the program died, and a launcher in between kept the standard input open."""
+    monkeypatch.setattr(worker, "_CODE", worker._CODE.replace("from ReCoKDLib.worker import main", SOON))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "rest").write_text("of a run", encoding="utf-8")
+    with subprocess.Popen(worker.command(sys.executable, home), stdin=subprocess.PIPE) as process:
+        assert process.wait(60) == 0
+    assert not home.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

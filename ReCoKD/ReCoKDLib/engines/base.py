@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import MissingDependencyError
+from ..sliding_window import Pending, mirrored
 
 TORCH, OPENVINO, ONNXRUNTIME = "torch", "openvino", "onnxruntime"
 ENGINES = ("auto", TORCH, OPENVINO, ONNXRUNTIME)
@@ -37,20 +39,79 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A network on any device of PyTorch's; on a CUDA GPU in mixed precision, as nnU-Net runs it."""
+    """A network on any device of PyTorch's; on a CUDA GPU in mixed precision, as nnU-Net runs it, channels last."""
 
     name = TORCH
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str = "f32") -> None:
         self.network, self.device, self.precision = network.to(device).eval(), device, precision
+        self._lanes: _Lanes | None = None
+        if device.type == "cuda":
+            # Convolutions follow the order of their weights, so the tiles need not be brought into it.
+            self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self._lanes = _Lanes(device)
 
     def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
         """See :class:`Engine`."""
+        with torch.inference_mode():
+            return self._on_device(tiles.to(self.device)).cpu()
+
+    def start(self, tiles: torch.Tensor, mirror_axes: Sequence[int] = ()) -> Pending:
+        """See :class:`..sliding_window.Starting`: on a GPU at once, elsewhere when the logits are asked for."""
+        lanes = self._lanes
+        if lanes is None:
+            return lambda: mirrored(self, tiles, mirror_axes)
+        with torch.inference_mode():
+            return lanes.out(mirrored(self._on_device, lanes.into(tiles), mirror_axes))
+
+    def free_bytes(self) -> int | None:
+        """Of a GPU's memory; None elsewhere."""
+        if self.device.type != "cuda":
+            return None
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(torch.cuda.mem_get_info(self.device)[0]) + unused
+
+    def _on_device(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Float32 logits of tiles, both on the device."""
         half = torch.bfloat16 if self.precision == "bf16" else None  # else the device's own: float16 of CUDA
         mixed = self.device.type == "cuda" or half is not None
-        with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=mixed):
-            logits: torch.Tensor = self.network(tiles.to(self.device))
-        return logits.float().cpu()
+        with torch.autocast(self.device.type, half, enabled=mixed):
+            logits: torch.Tensor = self.network(tiles)
+        return logits.float()
+
+
+class _Lanes:
+    """Copies to a GPU and back beside its computing: each direction in a stream of its own, from page-locked memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._in = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._out = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def into(self, tiles: torch.Tensor) -> torch.Tensor:
+        """A copy on the GPU; what computes waits for it, the program does not."""
+        compute = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._in):
+            there = tiles.pin_memory().to(self._device, non_blocking=True)
+        compute.wait_stream(self._in)
+        there.record_stream(compute)  # its memory is not given to others before that is done with it
+        return there
+
+    def out(self, logits: torch.Tensor) -> Pending:
+        """Copy what is computed last; returns what waits for the copy, which is the caller's own."""
+        logits = logits.contiguous()  # here, where it is computed: another order would be brought along on the way
+        self._out.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._out):
+            here = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            here.copy_(logits, non_blocking=True)
+            copied = self._out.record_event()
+        logits.record_stream(self._out)
+
+        def wait() -> torch.Tensor:
+            copied.synchronize()
+            return here
+
+        return wait
 
 
 def require_engine(name: str) -> Any:

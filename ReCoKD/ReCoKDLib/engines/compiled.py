@@ -71,6 +71,8 @@ class OnnxRuntimeEngine:
         runtime = require_engine(ONNXRUNTIME)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Its threads would wait busily, for a while after a call too, and take the CPU from whoever computes next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 

@@ -11,11 +11,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Cancelled, InputError
+from ..errors import Cancelled, InputError, OutputError
 from ..mrml.texts import _
 from ..package import ModelPackage
 from ..volume import Volume
-from ..worker import WAIT_SECONDS, Said, command, job_folder, read_preview, read_result, write_job
+from ..worker import (
+    WAIT_SECONDS,
+    RunEndedError,
+    Said,
+    command,
+    job_folder,
+    read_preview,
+    read_result,
+    write_job,
+    write_volume,
+)
 from .child_process import ChildProcess, kill
 
 if TYPE_CHECKING:
@@ -61,6 +71,7 @@ class BackgroundRun:
     ) -> None:
         self._volume = volume
         self._package = package
+        self._options = options
         self._on_progress = on_progress
         self._on_line = on_line
         self._on_done = on_done
@@ -71,7 +82,7 @@ class BackgroundRun:
         self._over = False  # what the process still says then is of no interest
         try:
             self._process = _process_for(self)
-            self._folder = self._process.prepare(volume, package, options)
+            self._folder = self._process.prepare(volume)
         except OSError as error:
             raise InputError(
                 _("The volume cannot be handed to the background process ({error}). Make room on the disk.").format(
@@ -85,8 +96,12 @@ class BackgroundRun:
         return self._process.pid
 
     def start(self) -> None:
-        """Begin; returns at once."""
-        self._process.go()
+        """Begin; returns at once. ``on_failed`` is called where the disk does not even take the question."""
+        try:
+            self._process.go(self._volume, self._package, self._options)
+        except OutputError as error:
+            self.abandon()
+            self._on_failed(error)
 
     def cancel(self) -> None:
         """End the process, at once; ``on_failed`` is called before this returns."""
@@ -137,11 +152,33 @@ class BackgroundRun:
         try:
             result = read_result(self._folder, self._volume, self._package, lines)
         except Exception as error:  # every error is the interface's to show
+            if isinstance(error, RunEndedError) and self._began_again():
+                return
             self._process.release()
             self._on_failed(error)
             return
         self._process.release()
         self._on_done(result)
+
+    def _began_again(self) -> bool:
+        """Try once more in a new process where it was one that had waited, which earlier runs may have harmed."""
+        if not self._process.has_waited:
+            return False
+        self._process.end()
+        self._on_line(
+            _("The background process, which had waited since an earlier run, ended. A new one begins again.")
+        )
+        try:
+            self._process = StudentProcess()
+            self._process.run = self
+            self._folder = self._process.prepare(self._volume)
+            self._preview, self._is_done, self._over = "", False, False
+            self._process.go(self._volume, self._package, self._options)
+        except (OSError, OutputError):
+            self._over = True
+            self._process.end()
+            return False
+        return True
 
 
 class StudentProcess(ChildProcess):
@@ -155,37 +192,44 @@ class StudentProcess(ChildProcess):
         self.run: BackgroundRun | None = None
         self._home = Path(tempfile.mkdtemp(prefix="recokd-run-"))
         self._number = 0
-        self._prepared: Path | None = None
         self._waits_since = 0.0
         super().__init__(command(sys.executable, self._home), self._progressed, lambda line: None)
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether its run is not its first one."""
+        return self._number > 1
 
     def is_as_new(self) -> bool:
         """Whether it is as good as a new one: started by the same command, and not about to end by itself."""
         same = self._command == tuple(command(sys.executable, self._home))
         return same and time.monotonic() - self._waits_since < 0.9 * WAIT_SECONDS
 
-    def prepare(self, volume: Volume, package: ModelPackage, options: Mapping[str, Any]) -> Path:
-        """Write what the next run needs; returns the folder that it will be in.
+    def prepare(self, volume: Volume) -> Path:
+        """Write the voxels of the next run; returns its folder.
 
         Raises:
             OSError: There is no room.
         """
         self._lines.clear()
         self._number += 1
+        folder = job_folder(self._home, self._number)
         try:
-            self._prepared = self._home / "prepared"
-            self._prepared.mkdir()
-            write_job(self._prepared, volume, package.path, options)
+            folder.mkdir()
+            write_volume(folder, volume)
         except BaseException:
             self.end()
             raise
-        return job_folder(self._home, self._number)
+        return folder
 
-    def go(self) -> None:
-        """Let the run that was prepared begin."""
-        if self._prepared is not None:
-            self._prepared.rename(job_folder(self._home, self._number))
-            self._prepared = None
+    def go(self, volume: Volume, package: ModelPackage, options: Mapping[str, Any]) -> None:
+        """Let the run that was prepared begin.
+
+        Raises:
+            OutputError: There is no room.
+        """
+        # Nothing is renamed but this small file: where a virus scanner reads the voxels, Windows would refuse it.
+        write_job(job_folder(self._home, self._number), volume, package.path, options)
         if self._number == 1:
             self.start()
 
