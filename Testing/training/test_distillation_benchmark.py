@@ -213,7 +213,7 @@ def made_up(dice: list[float]) -> dict[str, Any]:
         "parameters": 1000,
         "flops": 2e9,
         "seconds_per_step": 0.25,
-        "processor_seconds_per_step": None,
+        "processor_seconds_per_step": 0.2,
         "evaluation": EvaluationResult(("a", "b"), cases, 1.0, "cpu").to_dict(),
     }
 
