@@ -66,6 +66,7 @@ def next_attempt(
     plan: Plan,
     networks: Sequence[nn.Module],
     device: torch.device,
+    tile: Sequence[int],
     told: Callable[[str], None],
 ) -> Attempt | None:
     """What is tried after a device's memory did not suffice; None where nothing is left.
@@ -77,19 +78,20 @@ def next_attempt(
         plan: Of the networks.
         networks: One for each fold.
         device: Where they are.
+        tile: Of the first attempt, which the CPU has room for.
         told: Told in plain words of smaller tiles and of another device.
     """
     if attempt.batch > 1:
         return replace(attempt, batch=attempt.batch // 2)
     full = f"The memory of {device} does not suffice"
-    tile = smaller_tile(attempt.tile, plan)
-    if tile is not None:
-        told(tiles_in_words(tile, plan, full))
-        return replace(attempt, tile=tile)
+    smaller = smaller_tile(attempt.tile, plan)
+    if smaller is not None:
+        told(tiles_in_words(smaller, plan, full))
+        return replace(attempt, tile=smaller)
     cpu = torch.device("cpu")
     if all(getattr(engine, "device", None) == cpu for engine in attempt.engines):
         return None
     told(f"{full} even for small tiles, so the CPU is used.")
-    # Copies: the networks stay where the next run looks for them.
-    copies = [copy.deepcopy(network).cpu() for network in networks]
-    return Attempt(tuple(TorchEngine(network, cpu) for network in copies), plan.patch_size)
+    # Copies: the networks stay where the next run looks for them, and in the order that is fast there.
+    copies = [copy.deepcopy(network).to(cpu, memory_format=torch.contiguous_format) for network in networks]  # type: ignore[call-overload]
+    return Attempt(tuple(TorchEngine(network, cpu) for network in copies), tile)

@@ -169,7 +169,7 @@ class Predictor:
         cancelled: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """(heads, x, y, z) logits of a preprocessed case at the plan's spacing, averaged over folds."""
-        attempt = first_attempt(self.engines, self.plan.patch_size, self.plan, self.label_set.number_of_heads)
+        attempt = Attempt(self.engines, self.plan.patch_size)
         return self._logits(case, _Run(attempt, progress, cancelled), None)
 
     def _logits(self, case: PreprocessedCase, run: _Run, region: Region | None) -> torch.Tensor:
@@ -294,7 +294,7 @@ class Predictor:
             preview: Told from time to time what is known of the slices ``look_at``, in indices of ``volume``.
             look_at: Slices to show first; see :mod:`.previewing`.
             progress: Called with the finished fraction.
-            cancelled: Asked before each tile.
+            cancelled: Asked before each call of a network.
             warn: Told in plain words where smaller tiles or another device were taken.
 
         Raises:
@@ -332,15 +332,15 @@ class Predictor:
                 told(tiles_in_words(tile, self.plan, f"{memory:g} GB of memory do not suffice"))
         attempt: Attempt | None = first_attempt(self.engines, tile, self.plan, heads, room)
         while attempt is not None:
-            left = room if room is None else room - (attempt.batch - 1) * buffer_bytes(attempt.tile, self.plan, heads)
+            buffers = len(attempt.engines) * buffer_bytes(attempt.tile, self.plan, heads)
+            left = room if room is None else room - (attempt.batch - 1) * buffers
             run = _Run(attempt, progress, cancelled, part, kept, left, previewer)
             try:
                 return self._predicted(case, run, part, segments, probabilities)
-            except torch.OutOfMemoryError:
-                attempt = next_attempt(attempt, self.plan, self.networks, self.device, told)
-                if attempt is None:
-                    raise
-        raise AssertionError("not reached")
+            except torch.OutOfMemoryError as error:
+                full = error.with_traceback(None)  # which would hold what the failed attempt has on the device
+            attempt = next_attempt(attempt, self.plan, self.networks, self.device, tile, told)
+        raise full
 
     def _case(self, oriented: Volume, kept: Kept | None) -> PreprocessedCase:
         if kept is None:

@@ -203,6 +203,7 @@ def sliding_window_slabs(
                 if progress is not None:
                     progress(ran / len(new))
                 yield logits
+            del found, logits, pending  # before the next but one is started
 
     for _ in run(tiles.first(new)):
         pass

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from plans import TWO_LABELS, small_plan
-from ReCoKDLib.attempts import buffer_bytes, first_attempt
+from ReCoKDLib.attempts import Attempt, buffer_bytes, first_attempt, next_attempt
 from ReCoKDLib.engines import base
 from ReCoKDLib.engines.base import TorchEngine
 from ReCoKDLib.kept import Kept
-from ReCoKDLib.memory import tile_bytes
+from ReCoKDLib.memory import smaller_tile, tile_bytes
 from ReCoKDLib.prediction import Predictor
 from ReCoKDLib.volume import Volume
 
@@ -122,6 +122,27 @@ def test_a_full_device_is_given_fewer_tiles_then_smaller_ones_and_then_the_cpu_c
     assert "so the CPU is used" in told[-1]
 
 
+def test_on_the_cpu_the_first_tiles_are_taken_again_in_the_order_that_is_fast_there() -> None:
+    network = OneByOne()
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    smallest: tuple[int, ...] = PLAN.patch_size
+    while (smaller := smaller_tile(smallest, PLAN)) is not None:
+        smallest = smaller
+    told: list[str] = []
+    full = Attempt([Device(network)], smallest)
+    # Not the plan's: a bound on this computer's memory may have made them smaller.
+    last = next_attempt(full, PLAN, [network], torch.device("cuda"), (20, 18, 16), told.append)
+    assert last is not None
+    assert told == ["The memory of cuda does not suffice even for small tiles, so the CPU is used."]
+    assert last.tile == (20, 18, 16)
+    (engine,) = last.engines
+    assert isinstance(engine, TorchEngine)
+    assert engine.device == CPU
+    assert engine.network is not network
+    assert all(parameter.is_contiguous() for parameter in engine.network.parameters())
+    assert next_attempt(Attempt(last.engines, smallest), PLAN, [network], CPU, smallest, told.append) is None
+
+
 def test_tiles_that_are_run_first_and_those_that_are_kept(
     expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,8 +161,11 @@ def test_tiles_that_are_run_first_and_those_that_are_kept(
     np.testing.assert_array_equal(shown[20], expected[0, 20])
 
 
-def test_copies_wait_for_what_they_need_and_the_program_only_for_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With streams that note what is asked of them, in place of a GPU's."""
+@pytest.mark.parametrize("locks", [True, False])
+def test_copies_wait_for_what_they_need_and_the_program_only_for_the_result(
+    locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With streams that note what is asked of them, in place of a GPU's; also where no memory can be locked."""
     network = OneByOne()
     engine = TorchEngine(network, CPU)
     said: list[str] = []
@@ -168,7 +192,14 @@ def test_copies_wait_for_what_they_need_and_the_program_only_for_the_result(monk
 
     def pinned(tensor: torch.Tensor) -> torch.Tensor:
         said.append("pinned")
+        if not locks:
+            raise RuntimeError("CUDA error: out of memory")
         return tensor
+
+    def made(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory and not locks:
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*shape, **options)
 
     names = iter(["copy in", "copy out"])
     compute, empty = Stream("compute"), torch.empty
@@ -177,13 +208,13 @@ def test_copies_wait_for_what_they_need_and_the_program_only_for_the_result(monk
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: compute)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, given: said.append(f"held for {given.name}"))
-    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory, **options: empty(*shape, **options))
+    monkeypatch.setattr(torch, "empty", made)
     engine._lanes = base._Lanes(CPU)
     tiles = torch.randn(3, 1, 8, 8, 8)
     wait = engine.start(tiles, (1,))
     assert network.calls == [3, 3]
     assert said == [
-        *("in copy in", "pinned", "in compute", "compute waits for copy in", "held for compute"),
+        *("pinned", "in copy in", "in compute", "compute waits for copy in", "held for compute"),
         *("copy out waits for compute", "in copy out", "event in copy out", "in compute", "held for copy out"),
     ]
     found = wait()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from panel_user import choose, segment, segmentations
+from ReCoKDLib.errors import OutputError
 from ReCoKDLib.mrml.volumes import volume_to_node
 from ReCoKDLib.volume import Volume
 from ReCoKDLib.worker import RunEndedError
@@ -172,6 +173,22 @@ def test_a_killed_process_says_so_and_nothing_is_done(reopened: Reopened, host: 
     assert message.endswith("Killed")
     assert np.array_equal(reopened.mask(), reopened.before)
     assert not reopened.asking.strip.isVisible()
+
+
+def test_a_question_that_cannot_be_asked_takes_its_wish_along(
+    reopened: Reopened, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails while it begins, and is not carried out with the next one."""
+    with monkeypatch.context() as disk:
+        disk.setattr(reopened.runs, "start", lambda run: run.fail(OutputError("The disk is full.")))
+        reopened.click()
+    (message,) = host.messages
+    assert message.endswith("The disk is full.")
+    assert not reopened.asking.strip.isVisible()
+    reopened.click((2, 2, 2))
+    reopened.runs.started[-1].release()
+    assert reopened.mask()[2, 2, 2]
+    assert not reopened.mask()[VOXEL]
 
 
 @pytest.mark.parametrize("how", ["scene", "module", "segmentation"])

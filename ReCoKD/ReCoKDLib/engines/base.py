@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,8 +92,10 @@ class _Lanes:
     def into(self, tiles: torch.Tensor) -> torch.Tensor:
         """A copy on the GPU; what computes waits for it, the program does not."""
         compute = torch.cuda.current_stream(self._device)
+        with suppress(RuntimeError):  # computers bound how much memory may be locked; without, the copy waits
+            tiles = tiles.pin_memory()
         with torch.cuda.stream(self._in):
-            there = tiles.pin_memory().to(self._device, non_blocking=True)
+            there = tiles.to(self._device, non_blocking=True)
         compute.wait_stream(self._in)
         there.record_stream(compute)  # its memory is not given to others before that is done with it
         return there
@@ -101,8 +104,10 @@ class _Lanes:
         """Copy what is computed last; returns what waits for the copy, which is the caller's own."""
         logits = logits.contiguous()  # here, where it is computed: another order would be brought along on the way
         self._out.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._out):
+        here = torch.empty(logits.shape, dtype=logits.dtype)
+        with suppress(RuntimeError):
             here = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+        with torch.cuda.stream(self._out):
             here.copy_(logits, non_blocking=True)
             copied = self._out.record_event()
         logits.record_stream(self._out)

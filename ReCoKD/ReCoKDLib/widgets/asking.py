@@ -87,8 +87,10 @@ class Asking(Section):
             self.strip.visible = True
             words = _("The student looks at the volume once more. {then}").format(then=then)
             self._progress.begin(words, words)
+            self._waiting.append((action, dropped))  # before it begins: it may fail at once
             self.run.start()
-        self._waiting.append((action, dropped))
+        else:
+            self._waiting.append((action, dropped))
 
     def update(self) -> None:
         """For another segmentation nobody waits."""

@@ -79,6 +79,7 @@ class BackgroundRun:
         self._on_preview = on_preview
         self._preview = ""
         self._is_done = False
+        self._begun = False
         self._over = False  # what the process still says then is of no interest
         try:
             self._process = _process_for(self)
@@ -97,6 +98,7 @@ class BackgroundRun:
 
     def start(self) -> None:
         """Begin; returns at once. ``on_failed`` is called where the disk does not even take the question."""
+        self._begun = True
         try:
             self._process.go(self._volume, self._package, self._options)
         except OutputError as error:
@@ -173,7 +175,8 @@ class BackgroundRun:
             self._process.run = self
             self._folder = self._process.prepare(self._volume)
             self._preview, self._is_done, self._over = "", False, False
-            self._process.go(self._volume, self._package, self._options)
+            if self._begun:
+                self._process.go(self._volume, self._package, self._options)
         except (OSError, OutputError):
             self._over = True
             self._process.end()

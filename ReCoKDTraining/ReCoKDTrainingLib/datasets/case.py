@@ -51,6 +51,8 @@ def without_path(text: str, path: Path, instead: str) -> str:
         instead: What is.
     """
     for known in (path.resolve(), path):  # the longer one first
+        if not known.name:  # the folder that one is in has none to hide
+            continue
         escaped = repr(str(known))
         for shown in (escaped, escaped[1:-1], str(known), known.as_posix()):
             text = text.replace(shown, instead)
