@@ -117,7 +117,9 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in MOST_TELLING),
-    DeclaredRun("logits", labelled=0),
+    *(DeclaredRun("logits", seed=seed, labelled=0) for seed in range(3)),
+    DeclaredRun("reco+logits", labelled=0),
+    DeclaredRun("logits", width=2, labelled=0),
 )
 """In the order in which they are trained; with all 160 cases labelled it is the first row of a method."""
 
