@@ -30,6 +30,12 @@ class Application:
         self._at_startup: list[Callable[[], None]] = []
         self.settings: Any = None
         self.applicationName = "Test host"
+        self.windows: list[Any] = []
+
+    def topLevelWidgets(self) -> list[Any]:
+        """The host's own. PySide's list wraps every widget that there is, also those that are being destroyed, which
+        ended test processes with a call of address 0."""
+        return self.windows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._application, name)
@@ -116,6 +122,7 @@ class Host:
         self.slicer.util.loadSegmentation = self._load_segmentation
         self.main_window = self.qt.QMainWindow()  # message boxes are opened where there is one
         self.main_window.setObjectName("qSlicerMainWindow")
+        self.app.windows.append(self.main_window)
         samples = types.ModuleType("SampleData")
         samples.SampleDataLogic = SampleDataLogic  # type: ignore[attr-defined]
         sys.modules["SampleData"] = samples
