@@ -19,7 +19,7 @@ from ReCoKDLib.errors import ReCoKDError
 
 from .class_matching import ClassMap
 from .connectors import ConnectorOptions, Connectors
-from .losses.base import DistillationLoss, NetworkOutputs, full_precision
+from .losses.base import DistillationLoss, NetworkOutputs, full_precision, with_decoder
 from .losses.reduction import mean_over_processes
 from .losses.segmentation import SegmentationLoss
 from .recorders import EncoderDecoderRecorder, Recorder, pair_stages
@@ -156,9 +156,9 @@ class Distiller(nn.Module):
     def _built_connectors(self, student: nn.Module, teacher: nn.Module) -> Connectors:
         """P_k for every stage that a loss wants aligned."""
         channels, narrow = self.teacher_recorder.channels(teacher), self.recorder.channels(student)
-        wide = [channels[place] for place in self.pairing]
+        wide = tuple(channels[place] for place in self.pairing)
         if self.recorder.decoder:
-            narrow, wide = (*narrow, *narrow[:-1]), [*wide, *wide[:-1]]
+            narrow, wide = with_decoder(narrow), with_decoder(wide)
         stages = {k for loss in self._losses().values() if loss.needs_connectors for k in loss.stages}
         return Connectors(stages, narrow, wide, self.connector_options)
 

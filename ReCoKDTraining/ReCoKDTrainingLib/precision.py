@@ -38,8 +38,8 @@ def arranged(network: nn.Module, device: torch.device, architecture: Architectur
     """A network that is to be trained, its weights in the order that the device trains it fastest with.
 
     That is channels last on a CPU where the first stage is narrow. Measured there, a step of nnU-Net's networks with 8
-    or 4 channels in the first stage is by a quarter to a half cheaper; with 16 it is about equal, with 32 dearer (as is
-    a teacher's forward pass), and so is a SegResNet in bfloat16.
+    or 4 channels in the first stage is by a quarter to a half cheaper; with 16 it is about equal, with 32 dearer, as a
+    SegResNet's in bfloat16 is.
     """
     narrow = architecture.features_per_stage[0] < _NARROW
     if device.type == "cpu" and narrow and architecture.backbone.encoder_returns_stages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -26,6 +26,14 @@ class NetworkOutputs:
     features: tuple[Tensor, ...]
     logits: tuple[Tensor, ...]
     aligned: Mapping[int, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def with_decoder(channels: Sequence[int]) -> tuple[int, ...]:
+    """Channels of the encoder's stages, and those of the decoder's stages after them, as ``NetworkOutputs`` has both.
+
+    nnU-Net's decoder has a stage for each of the encoder's but the bottleneck, with its channels on its grid.
+    """
+    return (*channels, *channels[:-1])
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.labels import LabelSet
 
-from .base import DistillationLoss, NetworkOutputs, full_precision
+from .base import DistillationLoss, NetworkOutputs, full_precision, with_decoder
 from .context import GcBlock, affinity_difference, context_difference
 from .pairs import Magnitudes, PairSums, chunk_length, magnitudes, pair_sums
 from .reduction import mean_over_present, mean_over_processes
@@ -171,7 +171,7 @@ class ReCoLoss(DistillationLoss):
         levels = dict(enumerate(range(bottleneck + 1 if self.options.include_bottleneck else bottleneck)))
         if self.options.decoder:
             levels |= {bottleneck + 1 + level: level for level in range(bottleneck)}
-            teacher_channels = (*teacher_channels, *teacher_channels[:-1])
+            teacher_channels = with_decoder(teacher_channels)
         self.stages = tuple(levels)
         self.uses_decoder = self.options.decoder
         self.needs_connectors = self.options.needs_connectors
@@ -205,9 +205,10 @@ class ReCoLoss(DistillationLoss):
         self, k: int, student: NetworkOutputs, teacher: NetworkOutputs, labels: Tensor, seen: Tensor | None
     ) -> dict[str, Tensor]:
         """The terms of one stage whose coefficient isn't 0."""
-        theirs = teacher.features[k].detach().flatten(2).contiguous()
         terms: dict[str, Tensor] = {}
         if self.needs_connectors:
+            # In one order, which their networks' may not be: every chunk is read several times.
+            theirs = teacher.features[k].detach().flatten(2).contiguous()
             ours = full_precision(student.aligned[k]).flatten(2).contiguous()
             chunk = chunk_length(ours, self.options.chunk_bytes)
             shown = magnitudes(theirs, chunk)
