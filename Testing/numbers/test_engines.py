@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -191,6 +192,31 @@ def test_onnx_runtimes_threads_do_not_wait_busily(package: ModelPackage) -> None
     assert isinstance(engine, OnnxRuntimeEngine)
     options = engine._session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_an_engine_that_another_thread_drops_leaves_signals_alone(package: ModelPackage) -> None:
+    """Where the CPU has AMX, OpenVINO gives a thread a stack for signal handlers, and takes it back at its end."""
+    code = f"""
+import gc, signal, sys, threading
+from pathlib import Path
+import numpy as np
+from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.prediction import Predictor
+from ReCoKDLib.volume import Volume
+held = [Predictor.from_package(ModelPackage.open(Path({str(package.path)!r})), "cpu", engine="openvino")]
+held[0].predict(Volume(np.zeros((1, 16, 16, 16), np.float32), np.eye(4)))
+def drop():
+    held.clear()
+    gc.collect()
+dropping = threading.Thread(target=drop)
+dropping.start()
+dropping.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 _WITHOUT_NETWORK = """

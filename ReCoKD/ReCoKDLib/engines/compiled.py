@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ import torch
 from ..errors import OutputError
 from ..files import atomic_file
 from .base import ONNXRUNTIME, OPENVINO, Engine, require_engine
+
+
+def _core() -> Any:
+    """OpenVINO, its part for CPUs loaded by a thread that ends with that.
+
+    On CPUs with AMX the thread that loads it gets a stack for signal handlers, whose memory goes with the core's last
+    reference. Where another thread drops that (the garbage collector may run in any), the first one would keep a stack
+    that is not there, and the next signal that Python handles (Ctrl-C, a child's end) would end the process.
+    """
+    core = require_engine(OPENVINO).Core()
+    with ThreadPoolExecutor(1) as loading:
+        loading.submit(core.get_property, "CPU", "FULL_DEVICE_NAME").exception()  # told when a graph is compiled
+    return core
 
 
 class OpenVinoEngine:
@@ -27,7 +41,7 @@ class OpenVinoEngine:
     name = OPENVINO
 
     def __init__(self, graph: bytes, folder: Path | None, stem: str, precision: str, threads: int) -> None:
-        self._core = require_engine(OPENVINO).Core()
+        self._core = _core()
         self._graph, self._folder, self._stem = graph, folder, stem
         self.precision = precision
         self._options = {
