@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def build_distiller(
         teacher: Whom to learn from; None for the labels alone.
         classes: From the teacher's classes to the student's.
         losses: Distillation losses with their eta.
-        loss_options: Options of each loss.
+        loss_options: Options of each loss; any loss has ``until``, the part of the training after which it is off.
         ramp: Part of the training over which eta rises.
         connectors: How connectors start and learn.
         dtype: Of autocast in both networks; None for float32.
@@ -79,19 +80,19 @@ def build_distiller(
         if device is not None:
             teacher_network = arranged_teacher(teacher_network, device)
         pairing = pair_stages(plan.architecture.strides, shown.strides)
-        weighted = {
-            name: WeightedLoss(
-                build_loss(
-                    name,
-                    teacher_channels=[shown.features_per_stage[place] for place in pairing],
-                    student_channels=plan.architecture.features_per_stage,
-                    label_set=label_set,
-                    options=loss_options.get(name, {}),
-                ),
-                eta,
+        for name, eta in losses.items():
+            options = dict(loss_options.get(name, {}))
+            until = options.pop("until", math.inf)
+            if isinstance(until, bool) or not isinstance(until, (int, float)):
+                raise ReCoKDError(f"'until' of the loss '{name}' is no number: {until!r}. Write it as 0.5.")
+            loss = build_loss(
+                name,
+                teacher_channels=[shown.features_per_stage[place] for place in pairing],
+                student_channels=plan.architecture.features_per_stage,
+                label_set=label_set,
+                options=options,
             )
-            for name, eta in losses.items()
-        }
+            weighted[name] = WeightedLoss(loss, eta, until)
         decoder = any(entry.loss.uses_decoder for entry in weighted.values())
         teacher_recorder = recorder_for(shown, decoder)
     return Distiller(

@@ -8,6 +8,7 @@ student's. It knows no loss and no network by name, and neither does the trainer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,10 +29,18 @@ from .stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """A distillation loss and its full weight eta (before the ramp)."""
+    """A distillation loss and when it counts how much.
+
+    Attributes:
+        loss: the loss.
+        eta: its full weight (before the ramp).
+        until: the part of the training after which it is off, as hints are in FitNets' first stage (Romero et al.,
+            ICLR 2015, section 2.3).
+    """
 
     loss: DistillationLoss
     eta: float
+    until: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Distiller(nn.Module):
     """One loss from a student, a frozen teacher and any number of distillation losses.
 
     L = L_seg + sum over losses of eta(e) L_loss, eta(e) = eta * min(1, e / (ramp * E)), ramp = 0.6
-    (``method.md``, "Total"). Without teacher and losses it is plain training.
+    (``method.md``, "Total"), and 0 once e / E reaches the loss's ``until``. Without teacher and losses it is plain
+    training.
 
     The losses see as many stages of the teacher as the student has: those of the nearest resolution (`pair_stages`).
     Where a pair's grids differ, the student's projected features are brought to the teacher's by trilinear
@@ -82,7 +92,7 @@ class Distiller(nn.Module):
         watch: measures both networks' forward passes, if it is on.
 
     Raises:
-        ReCoKDError: losses without a teacher, a negative eta or ramp, or losses on logits that can't be compared;
+        ReCoKDError: losses without a teacher, an eta, ramp or end that can't be, or losses on logits that can't be compared;
             ``teacher_fills`` with a teacher whose outputs can't be compared.
     """
 
@@ -113,12 +123,15 @@ class Distiller(nn.Module):
         self.segmentation_loss = segmentation_loss
         self.losses = nn.ModuleDict({name: entry.loss for name, entry in losses.items()})
         self.etas = {name: float(entry.eta) for name, entry in losses.items()}
+        self.until = {name: float(entry.until) for name, entry in losses.items()}
         self.ramp = ramp
         self.teacher_dtype = teacher_dtype
         self.amp_dtype = amp_dtype
         self.watch = Stopwatch(torch.device("cpu"))
         if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
             raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
+        if not all(until > 0 for until in self.until.values()):
+            raise ReCoKDError("A loss is on until a part of the training, which must be larger than 0, such as 0.5.")
         self.connector_options = connectors or ConnectorOptions()
         self.connectors = Connectors((), (), (), self.connector_options)
         self.pairing: tuple[int, ...] = ()
@@ -173,7 +186,9 @@ class Distiller(nn.Module):
         return self
 
     def eta(self, name: str, progress: float) -> float:
-        """eta(e) of a loss at ``progress`` = e / E in [0, 1]: 0 at first, full from ``ramp`` on."""
+        """eta(e) of a loss at ``progress`` = e / E in [0, 1]: 0 at first, full from ``ramp`` on, 0 from ``until`` on."""
+        if progress >= self.until[name]:
+            return 0.0
         share = 1.0 if self.ramp == 0 else min(1.0, progress / self.ramp)
         return self.etas[name] * share
 

@@ -36,6 +36,7 @@ FITTED = ConnectorOptions("fitted", 10)
 METHODS: dict[str, Method] = {
     "plain": Method(),
     "logits": Method({"logits": 1}),
+    "logits, no ramp": Method({"logits": 1}, ramp=0),
     "reco": Method({"reco": 1}),
     "fitnet": Method({"fitnet": 1}),
     "at": Method({"at": 1}),
@@ -59,6 +60,7 @@ METHODS: dict[str, Method] = {
     "reco, eta 0.3": Method({"reco": 0.3}),
     "reco, eta 0.3, logits": Method({"reco": 0.3, "logits": 1}),
     "reco, no ramp": Method({"reco": 1}, ramp=0),
+    "reco, first half, logits": Method({"reco": 1, "logits": 1}, {"reco": {"until": 0.5}}, ramp=0),
     "reco, uniform stages": Method({"reco": 1}, {"reco": {"uniform": True}}),
     "reco, bottleneck too": Method({"reco": 1}, {"reco": {"uniform": True, "include_bottleneck": True}}),
     "reco, decoder too": Method({"reco": 1}, {"reco": {"decoder": True}}),
@@ -111,6 +113,7 @@ CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and nam
 DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
+    DeclaredRun("logits, no ramp"),
     *(DeclaredRun(method, width=2) for method in MOST_TELLING),
     DeclaredRun("logits", width=1, steps=1500),
     *(DeclaredRun(method) for method in PARTS),

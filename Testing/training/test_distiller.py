@@ -96,6 +96,18 @@ def test_check_11_the_ramp() -> None:
     assert distiller("reco", ramp=0.0).eta("reco", 0.0) == 1
 
 
+def test_a_loss_that_ends_early_is_off_from_then_on() -> None:
+    teacher, label_loss = network(WIDE), SegmentationLoss(LABELS, 2)
+    losses = {"reco": WeightedLoss(loss_named("reco"), 1.0, 0.5), "logits": WeightedLoss(loss_named("logits"), 1.0)}
+    made = Distiller(network(NARROW), teacher, label_loss, losses, ramp=0.2)
+    assert [made.eta("reco", progress) for progress in (0.1, 0.49, 0.5, 1.0)] == [0.5, 1, 0, 0]
+    assert [made.eta("logits", progress) for progress in (0.1, 0.49, 0.5, 1.0)] == [0.5, 1, 1, 1]
+    assert "reco/fg" in made.training_loss(*batch(), 0.49).terms
+    assert set(made.training_loss(*batch(), 0.5).terms) == {"segmentation", "logits/kl", "total"}
+    with pytest.raises(ReCoKDError, match="larger than 0"):
+        Distiller(network(NARROW), teacher, label_loss, {"reco": WeightedLoss(loss_named("reco"), 1.0, 0)})
+
+
 def test_check_11_the_teacher_rests_while_eta_is_zero() -> None:
     made = distiller("reco", "logits")
     called: list[int] = []
