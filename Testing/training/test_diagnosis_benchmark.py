@@ -11,19 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from diagnosis import (
-    Census,
-    border_distance,
-    error_table,
-    errors,
-    features,
-    follow,
+from diagnosis import directions, errors, features, follow
+from diagnosis_errors import Census, border_distance, error_table
+from diagnosis_measures import (
+    agreements,
     gradients_by_stage,
     least_unexplained,
     linear_cka,
     movements,
     similarities,
     unexplained,
+    unexplained_by_rank,
 )
 from distillation_cases import block_labels, network, plain_labels
 from distillation_runs import DeclaredRun, Setting
@@ -76,6 +74,35 @@ def test_a_student_that_is_its_teacher_is_wholly_similar() -> None:
     best, present = least_unexplained(other, images), unexplained(other, images)
     assert set(best) == {"0", "1", "2"}
     assert all(0 < best[key] < present[key] for key in present if key != "0")  # equal widths have no connector
+    ranks = unexplained_by_rank(other, images)
+    assert ranks["0"] == 0  # as many channels as the teacher
+    assert all(0 < ranks[key] < best[key] for key in ("1", "2"))
+
+
+def test_no_student_leaves_less_than_its_channels_must() -> None:
+    """A narrow student whose features are the teacher's first principal components leaves just that."""
+    pair, images = distiller(), torch.randn(2, 1, 8, 8, 8)
+    assert pair.teacher is not None
+    theirs = pair.teacher_recorder.run(pair.teacher, images, True).features[1]
+    flat = theirs.movedim(1, -1).flatten(0, -2)
+    centred = (flat - flat.mean(0)).double()
+    components = torch.linalg.svd(centred, full_matrices=False).Vh[:6]
+    left = (centred - centred @ components.T @ components).square().sum() / centred.square().sum()
+    assert unexplained_by_rank(pair, images)["1"] == pytest.approx(float(left), rel=1e-6)
+
+
+def test_directions_agree_with_themselves() -> None:
+    torch.manual_seed(0)
+    pair, image = distiller(), torch.randn(1, 1, 8, 8, 8)
+    images, labels = image.repeat(4, 1, 1, 1, 1), block_labels()[:1].long().repeat(4, 1, 1, 1, 1)
+    found = agreements(pair, images, labels, "segmentation")
+    assert set(found) == {"segmentation", "reco/fg", "reco/bg", "reco/att", "reco/ctx"}
+    assert found["segmentation"] == pytest.approx([1, 1, 1, 1], abs=1e-5)  # both halves are the same case
+    assert agreements(pair, images, labels, "reco/att")["reco/att"][:2] == pytest.approx([1, 1], abs=1e-5)
+    assert found["reco/att"][2:] == [0, 0]  # neither bottleneck nor decoder
+    assert all(p.grad is None for p in pair.parameters())
+    other = agreements(pair, torch.cat([images[:2], -images[:2]]), labels, "segmentation")
+    assert max(other["segmentation"]) < 0.999
 
 
 def test_gradients_are_those_of_each_term_at_full_eta() -> None:
@@ -146,6 +173,9 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     for run in runs:
         with Progress("bar") as progress:
             assert train([run], setting, progress) == 0
+    told = directions(runs, setting, cases=2).splitlines()
+    assert len(told) == 2 + 1 + 5  # the head; segmentation of plain; segmentation and four terms of reco
+    assert told[-1].startswith("| x4-reco-1-s0 | reco/ctx | ")
     lines = features(runs, setting, cases=1).splitlines()
     assert lines[2].startswith("| x4-plain-1-s0, epoch 1 | 0 | 0.")
     assert "|  |" in lines[2]  # it has no connectors
