@@ -21,7 +21,6 @@ from typing import Any
 from torch import nn
 
 from diagnosis_errors import census, error_table
-from diagnosis_figures import draw_errors, draw_following
 from diagnosis_measures import (
     agreements,
     gradients_by_stage,
@@ -33,6 +32,7 @@ from diagnosis_measures import (
     unexplained_by_rank,
 )
 from distillation_runs import DECLARED, DeclaredRun, Setting, add_arguments, run_settings
+from figures import draw_errors, draw_following
 from ReCoKDLib.files import write_json
 from ReCoKDLib.preprocessing import OUTSIDE
 from ReCoKDTrainingLib.progress import Progress

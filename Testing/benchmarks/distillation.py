@@ -27,6 +27,7 @@ from scipy import stats
 
 from distillation_runs import (
     DECLARED,
+    METHODS,
     RESULT,
     DeclaredRun,
     Setting,
@@ -35,6 +36,7 @@ from distillation_runs import (
     results,
 )
 from distillation_training import groups, measure_teacher, train
+from figures import draw_comparison
 from ReCoKDLib.files import read_json, write_json, write_text
 from ReCoKDTrainingLib.evaluation import EvaluationResult
 from ReCoKDTrainingLib.progress import Progress
@@ -50,7 +52,8 @@ class Row:
         means: by metric or segment, the mean over the cases of each seed.
         parameters, flops: of the student; the operations are those of one patch.
         seconds, processor: wall-clock and processor seconds of a step by itself, median over the seeds.
-        gain: mean over the cases of the difference to the plain student, each case averaged over the common seeds.
+        gain: mean over the cases of the difference to the student it is compared with, each case averaged over the
+            common seeds.
         gain_sd: standard deviation of that over the cases.
         better: in how many cases it is better.
         wilcoxon, t_test: two-sided p of the paired tests over the cases. The seeds are no part of them.
@@ -94,12 +97,12 @@ def case_dice(result: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     return np.nanmean([measured.values("dice", segment) for segment in measured.segments], axis=0)  # type: ignore[no-any-return]
 
 
-def paired(method: Mapping[int, Any], plain: Mapping[int, Any]) -> dict[str, Any]:
-    """A method against the plain student, case by case; both by seed. Nothing where no seed is common."""
-    common = sorted(set(method) & set(plain))
+def paired(method: Mapping[int, Any], other: Mapping[int, Any]) -> dict[str, Any]:
+    """A method against another, case by case; both by seed. Nothing where no seed is common."""
+    common = sorted(set(method) & set(other))
     if not common:
         return {}
-    ours, theirs = (np.mean([case_dice(runs[seed]) for seed in common], axis=0) for runs in (method, plain))
+    ours, theirs = (np.mean([case_dice(runs[seed]) for seed in common], axis=0) for runs in (method, other))
     difference = ours - theirs
     known: dict[str, Any] = {
         "gain": float(difference.mean()),
@@ -123,8 +126,12 @@ def _means(measured: EvaluationResult) -> dict[str, float]:
     }
 
 
-def table_rows(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """One row for each method, width, number of steps and of labels, in the order of the declared list."""
+def table_rows(found: Mapping[str, Mapping[str, Any]], against: str = "plain") -> list[Row]:
+    """One row for each method, width, number of steps and of labels, in the order of the declared list.
+
+    Each is compared with the method ``against`` of the same width, steps and labels; where nobody annotated, with that
+    of all labels, as there is no plain student without any.
+    """
     groups: dict[str, dict[int, Mapping[str, Any]]] = {}
     first: dict[str, DeclaredRun] = {}
     for run in DECLARED:
@@ -134,7 +141,7 @@ def table_rows(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     rows = []
     for name, by_seed in groups.items():
         run, runs = first[name], list(by_seed.values())
-        plain = DeclaredRun("plain", run.width, 0, run.steps, run.labelled).row
+        other = DeclaredRun(against, run.width, 0, run.steps, run.labelled or None).row
         means = [_means(EvaluationResult.from_dict(result["evaluation"])) for result in runs]
         rows.append(
             Row(
@@ -145,16 +152,27 @@ def table_rows(found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
                 runs[0]["flops"],
                 statistics.median(result["seconds_per_step"] for result in runs),
                 statistics.median(result["processor_seconds_per_step"] for result in runs),
-                **(paired(by_seed, groups.get(plain, {})) if run.method != "plain" else {}),
+                **(paired(by_seed, groups.get(other, {})) if name != other else {}),
             )
         )
     return rows
 
 
-def markdown(rows: Sequence[Row], teacher: Mapping[str, Any] | None) -> str:
+def markdown(rows: Sequence[Row], teacher: Mapping[str, Any] | None, against: str = "plain") -> str:
     """The table for people: Dice x 100; ± is the standard deviation over the seeds."""
     metrics = list(rows[0].means) if rows else []
-    head = ["student", "seeds", *metrics, "gain", "better", "Wilcoxon p", "t p", "parameters", "GFLOP", "s a step"]
+    head = [
+        "student",
+        "seeds",
+        *metrics,
+        f"gain over {against}",
+        "better",
+        "Wilcoxon p",
+        "t p",
+        "parameters",
+        "GFLOP",
+        "s a step",
+    ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     if teacher is not None and metrics:
         means = _means(EvaluationResult.from_dict(teacher["evaluation"]))
@@ -178,11 +196,15 @@ def _shown(metric: str, values: Sequence[float]) -> str:
     return f"{scale * statistics.fmean(values):.{digits}f}{spread}"
 
 
-def write_tables(folder: Path) -> str:
-    """``table.md``, ``table.csv`` and ``table.json`` of what is finished; the first is given back."""
-    rows = table_rows(results(folder))
-    teacher = folder / "teacher" / RESULT
-    text = markdown(rows, read_json(teacher) if teacher.is_file() else None)
+def write_tables(folder: Path, against: str = "plain") -> str:
+    """``table.md``, ``.csv``, ``.json`` and ``.png`` of what is finished; the first is given back."""
+    rows = table_rows(results(folder), against)
+    path = folder / "teacher" / RESULT
+    teacher = read_json(path) if path.is_file() else None
+    text = markdown(rows, teacher, against)
+    if rows and teacher is not None:
+        dice = {row.name: row.means["Dice"] for row in rows}
+        draw_comparison(dice, EvaluationResult.from_dict(teacher["evaluation"]).mean("dice"), folder / "table.png")
     values = [row.to_dict() for row in rows]
     write_json(folder / "table.json", values, overwrite=True)
     write_text(folder / "table.md", text, overwrite=True)
@@ -215,10 +237,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches")
     parser.add_argument("--together", type=int, default=4, help="runs of one seed that share a process and a teacher")
+    parser.add_argument("--against", choices=METHODS, default="plain", metavar="METHOD", help="in the table")
     given = parser.parse_args(argv)
     runs = chosen(DECLARED, given.only)
     if given.task == "table":
-        print(write_tables(given.folder), end="")
+        print(write_tables(given.folder, given.against), end="")
         return 0
     if given.task == "list":
         for run in runs:

@@ -246,6 +246,19 @@ def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) 
         rows = list(csv.DictReader(stream))
     assert float(rows[1]["gain"]) == pytest.approx(gain.mean())
     assert json.loads((tmp_path / "table.json").read_text())[1]["compared"] == 2
+    assert not (tmp_path / "table.png").exists()  # it shows the teacher, too
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / RESULT).write_text(json.dumps(made_up([0.9] * 12)))
+    assert "gain over reco" in write_tables(tmp_path, "reco")
+    assert json.loads((tmp_path / "table.json").read_text())[0]["gain"] == pytest.approx(-gain.mean())
+    assert (tmp_path / "table.png").stat().st_size > 5000
+
+
+def test_without_any_label_a_row_is_compared_with_that_of_all() -> None:
+    found = {"x8-plain-3000-s0": made_up([0.8, 0.7]), "x8-logits-3000-0labelled-s0": made_up([0.9, 0.7])}
+    assert table_rows(found)[1].gain == pytest.approx(0.05)
+    found = {"x8-logits-3000-s0": made_up([0.8, 0.7]), "x8-logits-3000-0labelled-s0": made_up([0.9, 0.7])}
+    assert [row.compared for row in table_rows(found, "logits")] == [0, 1]
 
 
 def test_nothing_is_claimed_of_equal_students() -> None:
