@@ -1,8 +1,8 @@
-"""Trains declared runs and measures them; those of one seed side by side, with one forward pass of the teacher for all.
+"""Trains declared runs and measures them; those of one seed side by side, with the patches and the teacher of one.
 
-Runs of one seed and one set of labels see the same patches in the same order, whatever their method and width. What a
-teacher says of a patch is computed for the first of them and kept for the others, so each of these costs its student
-alone. The weights are bit for bit those of a run trained by itself.
+Runs of one seed and one set of labels see the same patches in the same order, whatever their method and width. A patch
+is augmented, and what the teacher says of it computed, for the first of them and kept for the others, so each of these
+costs its student alone. The weights are bit for bit those of a run trained by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.recorders import Recorder
 from ReCoKDTrainingLib.run_folder import PLAN
 from ReCoKDTrainingLib.runs import Run, prepare_run
+from ReCoKDTrainingLib.sampling import PatchDataset
 from ReCoKDTrainingLib.trainer import Trainer
 
 
@@ -79,6 +81,23 @@ class SharedTeacher:
             self._images = images
             self.passes += 1
         return self._outputs if with_logits else NetworkOutputs(self._outputs.features, ())
+
+
+class SharedPatches(PatchDataset):
+    """Patches for several students: the last few are given again, not made again.
+
+    Args:
+        patches: Makes them.
+        kept: How many.
+    """
+
+    def __init__(self, patches: PatchDataset, kept: int) -> None:
+        self.__dict__.update(patches.__dict__)
+        self.made = lru_cache(kept)(patches.__getitem__)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and labels, as of the patches."""
+        return self.made(index)
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,7 @@ def train(runs: Sequence[DeclaredRun], setting: Setting, progress: Progress) -> 
                 failed += 1
                 progress.say(f"{declared.name} failed: {error}")
         share_teacher([training.run for training in trainings])
+        share_patches([training.run for training in trainings])
         while trainings:
             behind = min(trainings, key=lambda training: training.run.trainer.step)
             try:
@@ -161,6 +181,17 @@ def share_teacher(runs: Sequence[Run]) -> SharedTeacher | None:
     for distiller in distillers:
         distiller.teacher = distillers[0].teacher
         distiller.teacher_recorder = shared
+    return shared
+
+
+def share_patches(runs: Sequence[Run]) -> SharedPatches | None:
+    """Let the first run's patches be those of all; None where processes of its own make them."""
+    if not runs or runs[0].trainer.workers:
+        return None
+    trainers = [run.trainer for run in runs]
+    shared = SharedPatches(trainers[0].patches, 2 * trainers[0].schedule.batch_size)  # nobody is two batches ahead
+    for trainer in trainers:
+        trainer.patches = shared
     return shared
 
 

@@ -18,7 +18,7 @@ import distillation
 from distillation import case_dice, main, markdown, table_rows, train_all, write_tables
 from distillation_costs import table
 from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings
-from distillation_training import SharedTeacher, groups, share_teacher, train
+from distillation_training import SharedPatches, SharedTeacher, groups, share_patches, share_teacher, train
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
@@ -130,6 +130,7 @@ def test_side_by_side_each_student_becomes_what_it_is_alone(
 ) -> None:
     """Also where one of them was stopped earlier than the others."""
     shared: list[SharedTeacher] = []
+    patches: list[SharedPatches] = []
 
     def remembered(runs: Any) -> SharedTeacher | None:
         made = share_teacher(runs)
@@ -137,13 +138,22 @@ def test_side_by_side_each_student_becomes_what_it_is_alone(
         shared.append(made)
         return made
 
+    def remembered_patches(runs: Any) -> SharedPatches | None:
+        made = share_patches(runs)
+        assert made is not None
+        patches.append(made)
+        return made
+
     monkeypatch.setattr("distillation_training.share_teacher", remembered)
+    monkeypatch.setattr("distillation_training.share_patches", remembered_patches)
     if stop_at:
         with pytest.raises(KeyboardInterrupt):
             train(TOGETHER, setting, Silent(stop_at))
     assert train(TOGETHER, setting, Silent()) == 0
     # Not in the first epoch, whose eta is 0; a checkpoint of one student is an epoch behind the others' then
     assert [teacher.passes for teacher in shared] == ([1, 2] if stop_at else [2])
+    # The first patch is made once more, to take the time of a step by itself
+    assert [made.made.cache_info().misses for made in patches] == ([2, 2 + 1] if stop_at else [3 + 1])
     monkeypatch.undo()
     alone = replace(setting, folder=tmp_path / "alone")
     for run in TOGETHER:
