@@ -92,7 +92,7 @@ class Distiller(nn.Module):
         watch: measures both networks' forward passes, if it is on.
 
     Raises:
-        ReCoKDError: losses without a teacher, an eta, ramp or end that can't be, or losses on logits that can't be compared;
+        ReCoKDError: losses without a teacher, an eta, ramp or end that can't be, or logits that can't be compared;
             ``teacher_fills`` with a teacher whose outputs can't be compared.
     """
 
@@ -186,7 +186,7 @@ class Distiller(nn.Module):
         return self
 
     def eta(self, name: str, progress: float) -> float:
-        """eta(e) of a loss at ``progress`` = e / E in [0, 1]: 0 at first, full from ``ramp`` on, 0 from ``until`` on."""
+        """eta(e) of a loss at ``progress`` = e / E in [0, 1]: from 0 to full at ``ramp``, 0 again from ``until`` on."""
         if progress >= self.until[name]:
             return 0.0
         share = 1.0 if self.ramp == 0 else min(1.0, progress / self.ramp)

@@ -37,6 +37,9 @@ METHODS: dict[str, Method] = {
     "plain": Method(),
     "logits": Method({"logits": 1}),
     "logits, no ramp": Method({"logits": 1}, ramp=0),
+    "logits, eta 3": Method({"logits": 3}),
+    "logits by class": Method({"logits": 1}, {"logits": {"by_class": True}}),
+    "logits by class, eta 0.3": Method({"logits": 0.3}, {"logits": {"by_class": True}}),
     "reco": Method({"reco": 1}),
     "fitnet": Method({"fitnet": 1}),
     "at": Method({"at": 1}),
@@ -113,7 +116,7 @@ CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and nam
 DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
-    DeclaredRun("logits, no ramp"),
+    *(DeclaredRun(method) for method in METHODS if method.startswith("logits") and method != "logits"),
     *(DeclaredRun(method, width=2) for method in MOST_TELLING),
     DeclaredRun("logits", width=1, steps=1500),
     *(DeclaredRun(method) for method in PARTS),

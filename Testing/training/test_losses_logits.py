@@ -33,20 +33,20 @@ def test_it_is_the_divergence_of_the_softened_softmax(temperature: float) -> Non
         p, q = (z_t.double() / temperature).softmax(0), (z_s.double() / temperature).softmax(0)
         total += sum(float(a) * float((a / b).log()) for a, b in zip(p, q, strict=True))
     expected = temperature**2 * total / (2 * 60)
-    assert softmax_divergence(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-5)
+    assert softmax_divergence(student, teacher, temperature).mean().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_regions_have_a_divergence_each() -> None:
     student, teacher = logits(0), logits(1)
     p, q = (teacher / 3).double().sigmoid(), (student / 3).double().sigmoid()
     expected = 9 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
-    assert sigmoid_divergence(student, teacher, 3).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert sigmoid_divergence(student, teacher, 3).mean().item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_sure_logits_stay_finite() -> None:
     student, teacher = (500 * logits(0)).requires_grad_(), -500 * logits(0)
     for divergence in (softmax_divergence, sigmoid_divergence):
-        loss = divergence(student, teacher, 1.0)
+        loss = divergence(student, teacher, 1.0).mean()
         assert torch.isfinite(loss)
         assert torch.isfinite(torch.autograd.grad(loss, student)[0]).all()
 
@@ -67,6 +67,37 @@ def test_equal_logits_cost_nothing_and_others_pull_towards_the_teacher(regions: 
     assert after < before
 
 
+@pytest.mark.parametrize("regions", [False, True])
+def test_by_class_each_counts_the_same_whatever_its_volume(regions: bool) -> None:
+    loss = logits_loss(regions, by_class=True)
+    student, teacher = logits(0), logits(1)
+    labels = torch.zeros(2, 1, 3, 4, 5, dtype=torch.int16)
+    labels[0, 0, 0, 0, :2] = 1
+    labels[0, 0, 1] = 2
+    found = loss(NetworkOutputs((), (student,)), NetworkOutputs((), (teacher,)), labels)
+    by_voxel = (sigmoid_divergence if regions else softmax_divergence)(student, teacher, 3.0).double()
+    label_set = region_labels() if regions else plain_labels(2)
+    members = [torch.isin(labels[0, 0], torch.tensor(segment.region)) for segment in label_set.segments]
+    expected = [by_voxel[0][mask].mean() for mask in members if mask.any()]
+    assert found["fg"].item() == pytest.approx(float(sum(expected)) / len(expected), rel=1e-5)
+    outside = [by_voxel[case][labels[case, 0] == 0].mean() for case in range(2)]  # the second case has nothing else
+    assert found["bg"].item() == pytest.approx(float(sum(outside)) / 2, rel=1e-5)
+
+
+def test_by_class_ignored_voxels_count_for_nothing() -> None:
+    label_set = plain_labels(2, ignore=True)
+    loss = build_loss(
+        "logits", teacher_channels=[8], student_channels=[4], label_set=label_set, options={"by_class": True}
+    )
+    student = logits(0).requires_grad_()
+    labels = torch.full((2, 1, 3, 4, 5), 3, dtype=torch.int16)
+    found = loss(NetworkOutputs((), (student,)), NetworkOutputs((), (logits(1),)), labels)
+    assert [found["fg"].item(), found["bg"].item()] == [0, 0]
+    (found["fg"] + found["bg"]).backward()
+    assert student.grad is not None
+    assert not student.grad.any()
+
+
 def test_only_the_full_resolution_counts_in_float32() -> None:
     loss = logits_loss()
     labels = torch.zeros(2, 1, 3, 4, 5, dtype=torch.int16)
@@ -85,7 +116,7 @@ def test_it_declares_what_it_reads() -> None:
     assert list(loss.parameters()) == []
     with pytest.raises(ReCoKDError, match="temperature must be above 0"):
         logits_loss(temperature=0.0)
-    with pytest.raises(ReCoKDError, match="no option 'tau'. It has: temperature"):
+    with pytest.raises(ReCoKDError, match="no option 'tau'. It has: temperature, by_class"):
         logits_loss(tau=1.0)
 
 

@@ -38,11 +38,10 @@ from ReCoKDTrainingLib.losses.reco import (
     ReCoLoss,
     ReCoOptions,
     attention,
-    region_terms,
     stage_weights,
 )
 from ReCoKDTrainingLib.losses.reduction import mean_over_present
-from ReCoKDTrainingLib.losses.regions import class_masks, region_weights
+from ReCoKDTrainingLib.losses.regions import class_masks, region_terms, region_weights
 
 CHANNELS = [8, 12, 16]
 CONTEXTS = ["gc", "gc_shared", "affinity"]

@@ -21,8 +21,8 @@ from ReCoKDLib.labels import LabelSet
 from .base import DistillationLoss, NetworkOutputs, full_precision, with_decoder
 from .context import GcBlock, affinity_difference, context_difference
 from .pairs import Magnitudes, PairSums, chunk_length, magnitudes, pair_sums
-from .reduction import mean_over_present, mean_over_processes
-from .regions import RegionWeights, class_masks, region_weights
+from .reduction import mean_over_processes
+from .regions import class_masks, region_terms, region_weights
 from .registry import LossSetting, read_options, register
 
 LOGGER = logging.getLogger(__name__)
@@ -118,22 +118,6 @@ def attention(magnitude: Tensor, tau: float) -> Tensor:
     Of mean_c |F|, (B, N), it is the spatial attention A_S; of mean_x |F|, (B, C), the channel attention A_C.
     """
     return magnitude.shape[1] * (magnitude / tau).softmax(1)
-
-
-def region_terms(weighted_error: Tensor, weights: RegionWeights) -> tuple[Tensor, Tensor]:
-    """L_fg and L_bg: means over the present pairs (b, c) of l_{b,c} = sum_x M e_b / n.
-
-    Args:
-        weighted_error: e_b(x) = A_S(x) * (1/C) sum_c A_C(c) (F̂ - F_T)^2, (B, N).
-        weights: of the stage's masks.
-    """
-    foreground = mean_over_present(
-        (weighted_error * weights.foreground).sum(), weights.foreground_present.sum().to(weighted_error.dtype)
-    )
-    background = mean_over_present(
-        (weighted_error * weights.background).sum(), weights.background_present.sum().to(weighted_error.dtype)
-    )
-    return foreground, background
 
 
 def attention_difference(student: Magnitudes, teacher: Magnitudes, tau: float) -> Tensor:

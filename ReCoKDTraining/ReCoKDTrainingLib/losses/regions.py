@@ -12,6 +12,7 @@ from torch.nn import functional
 from ReCoKDLib.labels import LabelSet
 
 from .labels import downsample_labels, region_mask
+from .reduction import mean_over_present
 
 
 def background_mask(labels: Tensor, label_set: LabelSet) -> Tensor:
@@ -90,3 +91,19 @@ def _normalised(mask: Tensor) -> tuple[Tensor, Tensor]:
     n = mask.sum(1, keepdim=True)
     present = n > 0
     return mask / torch.where(present, n, torch.ones_like(n)), present[:, 0]
+
+
+def region_terms(weighted_error: Tensor, weights: RegionWeights) -> tuple[Tensor, Tensor]:
+    """L_fg and L_bg: means over the present pairs (b, c) of l_{b,c} = sum_x M e_b / n.
+
+    Args:
+        weighted_error: e_b(x), (B, N); for features A_S(x) * (1/C) sum_c A_C(c) (F̂ - F_T)^2.
+        weights: of the masks on its grid.
+    """
+    foreground = mean_over_present(
+        (weighted_error * weights.foreground).sum(), weights.foreground_present.sum().to(weighted_error.dtype)
+    )
+    background = mean_over_present(
+        (weighted_error * weights.background).sum(), weights.background_present.sum().to(weighted_error.dtype)
+    )
+    return foreground, background
