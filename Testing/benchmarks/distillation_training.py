@@ -185,13 +185,17 @@ def share_teacher(runs: Sequence[Run]) -> SharedTeacher | None:
 
 
 def share_patches(runs: Sequence[Run]) -> SharedPatches | None:
-    """Let the first run's patches be those of all; None where processes of its own make them."""
-    if not runs or runs[0].trainer.workers:
+    """Let one run's patches be those of all that train on its cases; None where processes of its own make them.
+
+    With few labels the plain students train on fewer cases than the others.
+    """
+    if not runs or runs[-1].trainer.workers:
         return None
-    trainers = [run.trainer for run in runs]
-    shared = SharedPatches(trainers[0].patches, 2 * trainers[0].schedule.batch_size)  # nobody is two batches ahead
-    for trainer in trainers:
-        trainer.patches = shared
+    last = runs[-1].trainer
+    shared = SharedPatches(last.patches, 2 * last.schedule.batch_size)  # nobody is two batches ahead
+    for run in runs:
+        if run.trainer.settings["meaning of the labels"] == last.settings["meaning of the labels"]:
+            run.trainer.patches = shared
     return shared
 
 

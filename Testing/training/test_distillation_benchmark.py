@@ -25,6 +25,7 @@ from ReCoKDTrainingLib.datasets import NnunetRawDataset
 from ReCoKDTrainingLib.evaluation import CaseResult, EvaluationResult
 from ReCoKDTrainingLib.losses import available_losses
 from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.runs import prepare_run
 from ReCoKDTrainingLib.scores import SegmentScore
 
 
@@ -161,6 +162,18 @@ def test_side_by_side_each_student_becomes_what_it_is_alone(
         ours, own = (ModelPackage.open(next((where.folder / run.name).glob("*.zip"))) for where in (setting, alone))
         for key, value in own.weights(0).items():
             assert torch.equal(ours.weights(0)[key], value), (run.name, key)
+
+
+def test_patches_are_shared_by_those_who_train_on_the_same_cases(setting: Setting) -> None:
+    setting.folder.mkdir()
+    runs = [
+        prepare_run(run_settings(DeclaredRun(method, steps=1, labelled=2), setting), Silent())
+        for method in ("plain", "logits", "reco")
+    ]
+    own = runs[0].trainer.patches
+    shared = share_patches(runs)
+    assert [run.trainer.patches for run in runs] == [own, shared, shared]
+    assert (len(own.cases), len(runs[1].trainer.patches.cases)) == (2, 4)
 
 
 def test_runs_that_see_the_same_patches_are_trained_together(setting: Setting) -> None:
