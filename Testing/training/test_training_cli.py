@@ -108,7 +108,7 @@ def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_datase
     confirmed = Provenance.now("blobs-x4", "00ff")
     by_case = {f"blobs_{n:03d}": corrected if n % 2 else confirmed for n in range(6)}
     (raw_dataset / "provenance.json").write_text(json.dumps(provenance_json(by_case)))
-    options = json.dumps({"reco": {"masks": "area"}})
+    options = json.dumps({"reco": {"masks": "area", "until": 0.5}})
     arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--teacher", str(teacher), "--width", "2"]
     arguments += ["--losses", "reco=0.5,logits", "--loss-options", options, "--dtype", "float16", "--seed", "3"]
     assert main([*arguments, "--output", str(tmp_path / "run"), *SHORT]) == 0
@@ -116,7 +116,7 @@ def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_datase
     teacher_package = ModelPackage.open(teacher)
     assert package.card.role == "student"
     assert package.plan == teacher_package.plan.with_width(2)
-    assert package.card.training.losses["reco"] == {"eta": 0.5, "masks": "area"}
+    assert package.card.training.losses["reco"] == {"eta": 0.5, "masks": "area", "until": 0.5}
     assert package.card.training.losses["logits"] == {"eta": 1.0}
     assert package.card.training.teacher_checksum == teacher_package.checksum
     trained_on = read_split(NnunetRawDataset(raw_dataset), None).training
@@ -219,6 +219,8 @@ def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Pat
         ([*DISTIL, "--teacher", "{teacher}", "--losses", "magic"], "no distillation loss named 'magic'"),
         ([*DISTIL, "--teacher", "{teacher}", "--losses", "reco=x"], "is not NAME=WEIGHT"),
         ([*DISTIL, "--teacher", "{teacher}", "--loss-options", "[1]"], "not a JSON object"),
+        ([*DISTIL, "--teacher", "{teacher}", "--loss-options", '{{"reco": {{"until": "x"}}}}'], "is no number: 'x'"),
+        ([*DISTIL, "--teacher", "{teacher}", "--loss-options", '{{"reco": {{"until": 0}}}}'], "larger than 0"),
         ([*DISTIL, "--teacher", "{teacher}", "--plan", "x"], "uses its teacher's plan"),
         ([*DISTIL, "--name", "my student"], "my student"),
     ],
