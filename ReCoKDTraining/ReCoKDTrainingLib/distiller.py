@@ -130,8 +130,10 @@ class Distiller(nn.Module):
         self.watch = Stopwatch(torch.device("cpu"))
         if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
             raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
-        if not all(until > 0 for until in self.until.values()):
-            raise ReCoKDError("A loss is on until a part of the training, which must be larger than 0, such as 0.5.")
+        if not all(0 < until <= 1 or until == math.inf for until in self.until.values()):
+            raise ReCoKDError(
+                "A loss is on until a part of the training, which must be larger than 0 and at most 1, such as 0.5."
+            )
         self.connector_options = connectors or ConnectorOptions()
         self.connectors = Connectors((), (), (), self.connector_options)
         self.pairing: tuple[int, ...] = ()
@@ -185,20 +187,22 @@ class Distiller(nn.Module):
             self.teacher.eval()
         return self
 
-    def eta(self, name: str, progress: float) -> float:
-        """eta(e) of a loss at ``progress`` = e / E in [0, 1]: from 0 to full at ``ramp``, 0 again from ``until`` on."""
+    def eta(self, name: str, progress: float | None) -> float:
+        """eta(e) of a loss at ``progress`` = e / E: 0 to full at ``ramp``, 0 again from ``until`` on. None: full."""
+        if progress is None:
+            return self.etas[name]
         if progress >= self.until[name]:
             return 0.0
         share = 1.0 if self.ramp == 0 else min(1.0, progress / self.ramp)
         return self.etas[name] * share
 
-    def training_loss(self, images: Tensor, labels: Tensor, progress: float) -> LossReport:
+    def training_loss(self, images: Tensor, labels: Tensor, progress: float | None) -> LossReport:
         """The loss of a batch; the teacher isn't run while every eta is 0 and all voxels are annotated.
 
         Args:
             images: (B, C, D, H, W) preprocessed patches.
             labels: (B, 1, D, H, W) integers, ignore label possible.
-            progress: epoch / epochs.
+            progress: epoch / epochs; None for every loss at full eta.
         """
         segmentation, terms = self.terms(images, labels, progress)
         total = segmentation
@@ -209,7 +213,9 @@ class Distiller(nn.Module):
         logged["total"] = total.detach()
         return LossReport(total, logged)
 
-    def terms(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+    def terms(
+        self, images: Tensor, labels: Tensor, progress: float | None
+    ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
         """Segmentation loss, and the terms (before eta) of every distillation loss whose eta is above 0.
 
         Args: as of ``training_loss``.
@@ -273,7 +279,7 @@ class Distiller(nn.Module):
         unknown = torch.eq(labels, -1 if label_set.ignore_label is None else label_set.ignore_label)
         return torch.where(unknown, own, labels)
 
-    def gradient_norms(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, float]:
+    def gradient_norms(self, images: Tensor, labels: Tensor, progress: float | None) -> dict[str, float]:
         """Gradient norms on the last encoder layer that all losses reach: what each has to say there.
 
         ``segmentation`` and one entry for each distillation loss, eta(e) included: what enters the step. It

@@ -43,7 +43,7 @@ def first_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
 
 def one_step(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
     """Loss, gradients and update at full eta; the weights move little over a few of them."""
-    report = trainer.distiller.training_loss(images, labels, 1.0)
+    report = trainer.distiller.training_loss(images, labels, None)
     trainer.optimisation.optimiser.zero_grad(set_to_none=True)
     report.total.backward()  # type: ignore[no-untyped-call]
     trainer.optimisation.optimiser.step()
@@ -76,7 +76,7 @@ def table(names: Sequence[str], setting: Setting, width: int, repeats: int = 4) 
             trainer = prepare_run(settings, progress).trainer
         trainer.distiller.train()
         images, labels = first_batch(trainer)
-        norms = trainer.distiller.gradient_norms(images, labels, 1.0)
+        norms = trainer.distiller.gradient_norms(images, labels, None)
         ours = norms.pop("segmentation")
         pulls = ", ".join(f"{loss} {norm:.4f}" for loss, norm in norms.items())
         teacher = teachers_part(trainer, images)

@@ -104,8 +104,12 @@ def test_a_loss_that_ends_early_is_off_from_then_on() -> None:
     assert [made.eta("logits", progress) for progress in (0.1, 0.49, 0.5, 1.0)] == [0.5, 1, 1, 1]
     assert "reco/fg" in made.training_loss(*batch(), 0.49).terms
     assert set(made.training_loss(*batch(), 0.5).terms) == {"segmentation", "logits/kl", "total"}
+    assert made.eta("reco", None) == made.eta("logits", None) == 1
+    assert made.gradient_norms(*batch(), None)["reco"] > 0
     with pytest.raises(ReCoKDError, match="larger than 0"):
         Distiller(network(NARROW), teacher, label_loss, {"reco": WeightedLoss(loss_named("reco"), 1.0, 0)})
+    with pytest.raises(ReCoKDError, match="at most 1"):  # no percentage
+        Distiller(network(NARROW), teacher, label_loss, {"reco": WeightedLoss(loss_named("reco"), 1.0, 50)})
 
 
 def test_check_11_the_teacher_rests_while_eta_is_zero() -> None:
