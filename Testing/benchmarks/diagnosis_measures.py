@@ -109,12 +109,12 @@ def gradients(
     """Of the segmentation loss and of each distillation term (at full eta): the gradient on each of the weights."""
     distiller.losses.eval()  # nothing is counted, no running mean moves
     try:
-        segmentation, terms = distiller.terms(images, labels, 1.0)
+        segmentation, terms = distiller.terms(images, labels, None)
     finally:
         distiller.losses.train(distiller.training)
     parts = {"segmentation": segmentation}
     for loss, named in terms.items():
-        parts |= {f"{loss}/{term}": distiller.eta(loss, 1.0) * value for term, value in named.items()}
+        parts |= {f"{loss}/{term}": distiller.eta(loss, None) * value for term, value in named.items()}
     return {
         name: list(torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
         for name, part in parts.items()
@@ -161,7 +161,7 @@ def _summed_gradients(
             remaining = iter(slopes)
             flat = [torch.cat([next(remaining).flatten() for _ in group]) for group in groups]
             before = total.get(name, [torch.zeros_like(vector) for vector in flat])
-            total[name] = [old + new for old, new in zip(before, flat, strict=True)]
+            total[name] = [old + len(images[start : start + 2]) * new for old, new in zip(before, flat, strict=True)]
     return total
 
 

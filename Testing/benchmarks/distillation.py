@@ -58,6 +58,7 @@ class Row:
         better: in how many cases it is better.
         wilcoxon, t_test: two-sided p of the paired tests over the cases. The seeds are no part of them.
         compared: over how many seeds.
+        other: the row that it is compared with.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Row:
     wilcoxon: float = math.nan
     t_test: float = math.nan
     compared: int = 0
+    other: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; numbers that are none become null."""
@@ -81,7 +83,7 @@ class Row:
         for key, means in self.means.items():
             values[key] = _known(statistics.fmean(means))
             values[f"{key} sd over seeds"] = _known(statistics.stdev(means)) if len(means) > 1 else None
-        rest = ("parameters", "flops", "better", "cases", "compared")
+        rest = ("parameters", "flops", "better", "cases", "compared", "other")
         values |= {key: getattr(self, key) for key in rest}
         numbers = ("seconds", "processor", "gain", "gain_sd", "wilcoxon", "t_test")
         return values | {key: _known(getattr(self, key)) for key in numbers}
@@ -142,6 +144,7 @@ def table_rows(found: Mapping[str, Mapping[str, Any]], against: str = "plain") -
     for name, by_seed in groups.items():
         run, runs = first[name], list(by_seed.values())
         other = DeclaredRun(against, run.width, 0, run.steps, run.labelled or None).row
+        tests = paired(by_seed, groups.get(other, {})) if name != other else {}
         means = [_means(EvaluationResult.from_dict(result["evaluation"])) for result in runs]
         rows.append(
             Row(
@@ -152,7 +155,8 @@ def table_rows(found: Mapping[str, Mapping[str, Any]], against: str = "plain") -
                 runs[0]["flops"],
                 statistics.median(result["seconds_per_step"] for result in runs),
                 statistics.median(result["processor_seconds_per_step"] for result in runs),
-                **(paired(by_seed, groups.get(other, {})) if name != other else {}),
+                other=other if tests else "",
+                **tests,
             )
         )
     return rows

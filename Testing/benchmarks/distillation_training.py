@@ -225,6 +225,7 @@ def _result(declared: DeclaredRun, run: Run, measured: EvaluationResult) -> dict
         "labelled": declared.labelled,
         "losses": dict(run.settings.losses),
         "options": {name: dict(options) for name, options in run.settings.loss_options.items()},
+        "ramp": run.settings.ramp,
         "connectors": asdict(run.settings.connectors),
         "parameters": count_parameters(trainer.distiller.student),
         "flops": patch_flops(run.plan, run.dataset.label_set.number_of_heads),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def draw_errors(table: Mapping[str, Mapping[str, Any]], names: Sequence[str], pa
         "mean attention of the teacher": [table[g]["mean attention"] for g in groups],
         "share of L_fg + L_bg": [table[g]["share of the loss"] for g in groups],
     }
-    colours = dict(zip(["teacher", *names, *looks], COLOURS * 2, strict=False))
+    colours = dict(zip(["teacher", *names, *looks], cycle(COLOURS), strict=False))
     titles = ("share of wrong voxels", "wrong voxels where the teacher is right", "what the loss looks at")
     figure, axes = _figure(1, 3, (15, 4.2))
     for axis, title, bars in zip(axes, titles, (rates, alone, looks), strict=True):
@@ -91,7 +92,7 @@ def draw_errors(table: Mapping[str, Mapping[str, Any]], names: Sequence[str], pa
             axis.bar(shifted, values, width, color=colours[name], label=name)
         axis.set_title(title)
         axis.set_xticks(places, groups, rotation=40, ha="right", fontsize=8)
-        axis.set_ylim(0, 1.3 * max(map(max, bars.values())))  # room for the legend
+        axis.set_ylim(0, 1.3 * (max(map(max, bars.values())) or 1))  # room for the legend
         axis.legend(fontsize=7, loc="upper right")
     _save(figure, path)
 

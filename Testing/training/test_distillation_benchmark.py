@@ -268,7 +268,9 @@ def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) 
     with (tmp_path / "table.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert float(rows[1]["gain"]) == pytest.approx(gain.mean())
-    assert json.loads((tmp_path / "table.json").read_text())[1]["compared"] == 2
+    row = json.loads((tmp_path / "table.json").read_text())[1]
+    assert row["compared"] == 2
+    assert row["other"] == "x1/8 plain, 3000 steps"
     assert not (tmp_path / "table.png").exists()  # it shows the teacher, too
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher" / RESULT).write_text(json.dumps(made_up([0.9] * 12)))

@@ -56,7 +56,8 @@ class LogitsLoss(DistillationLoss):
     """T^2 KL between teacher and student at full resolution, in float32.
 
     By voxel, all of them count, the ignored ones too: the teacher has an opinion where the annotator has none. By
-    class, it is L_fg and L_bg of ReCo-KD with the divergence in place of the features' difference.
+    class, it is L_fg and L_bg of ReCo-KD with the divergence in place of the features' difference: two means, of no
+    ignored voxel.
     """
 
     uses_logits = True
