@@ -5,16 +5,16 @@
     python Testing/benchmarks/diagnosis.py directions --runs x8-reco+logits-3000-s0 --folder FOLDER --data DATA
     python Testing/benchmarks/diagnosis.py errors --runs x8-plain-3000-s0,x8-reco-3000-s0 --folder FOLDER --data DATA
 
-``follow`` trains a short run and measures after every epoch; the others look at runs of the comparison. ``follow`` and
-``errors`` write a JSON file and a picture. ``features`` prints how close such runs' features are to the teacher's, and
-``directions`` whether what each distillation term wants is what the labels want.
+``follow`` trains a short run and measures after every epoch; the others look at runs of the comparison: ``features``
+how close their features are to the teacher's, ``directions`` whether what each distillation term wants is what the
+labels want, ``errors`` where they are wrong. Each writes a JSON file; ``follow`` and ``errors`` draw a picture too.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,26 +110,29 @@ def errors(declared: Sequence[DeclaredRun], setting: Setting) -> Path:
 
 
 def directions(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 40) -> str:
-    """A markdown table: for each run and term the cosines of :func:`agreements` with the segmentation loss."""
-    lines: list[str] = []
+    """For each run and term the cosines of :func:`agreements` with the segmentation loss, also as ``directions.json``.
+
+    Raises:
+        ReCoKDError: fewer than two validation cases.
+    """
+    rows: list[dict[str, Any]] = []
     with Progress("bar") as progress:
         for run in declared:
             prepared = prepare_run(run_settings(run, setting), progress, resume=True)
             images, labels = (of.to(prepared.trainer.device) for of in probe(prepared, cases, progress))
             distiller = prepared.trainer.distiller
-            stages = len(distiller.recorder.channels(distiller.student))
-            columns = ["run", "term", *(f"stage {k}" for k in range(stages)), "decoder"]
-            lines = lines or [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
             for term, cosines in agreements(distiller, images, labels.clamp_min(0), "segmentation").items():
-                shown = [f"{cosine:.2f}" if cosine else "" for cosine in cosines]
-                lines.append(f"| {' | '.join([run.name, term, *shown])} |")
-    return "\n".join(lines)
+                places = [*(f"stage {k}" for k in range(len(cosines) - 1)), "decoder"]
+                read = zip(places, cosines, strict=True)
+                rows.append({"run": run.name, "term": term, **{place: cosine or None for place, cosine in read}})
+    return _told(rows, setting.folder / "directions.json")
 
 
 def features(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 6) -> str:
-    """A markdown table: for each run and stage CKA, and what the connector, the best, and the best of all leave."""
-    head = ("run", "stage", "CKA", "P F_S leaves", "the best P leaves", "with the best F_S")
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    """For each run and stage CKA, and what the connector, the best, and the best of all leave, also as
+    ``features.json``.
+    """
+    rows: list[dict[str, Any]] = []
     with Progress("bar") as progress:
         for run in declared:
             prepared = prepare_run(run_settings(run, setting), progress, resume=True)
@@ -137,10 +140,30 @@ def features(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 6) 
             distiller = prepared.trainer.distiller.eval()
             present, best = unexplained(distiller, images), least_unexplained(distiller, images)
             rank = unexplained_by_rank(distiller, images)
-            for k, cka in enumerate(similarities(distiller, images)):
-                left = f"{present[str(k)]:.2f}" if str(k) in present else ""
-                shown = [str(k), f"{cka:.2f}", left, f"{best[str(k)]:.2f}", f"{rank[str(k)]:.2f}"]
-                lines.append(f"| {' | '.join([f'{run.name}, epoch {prepared.trainer.epoch}', *shown])} |")
+            rows += [
+                {
+                    "run": run.name,
+                    "epoch": prepared.trainer.epoch,
+                    "stage": k,
+                    "CKA": cka,
+                    "P F_S leaves": present.get(str(k)),
+                    "the best P leaves": best[str(k)],
+                    "with the best F_S": rank[str(k)],
+                }
+                for k, cka in enumerate(similarities(distiller, images))
+            ]
+    return _told(rows, setting.folder / "features.json")
+
+
+def _told(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """A markdown table of the rows, which are written as JSON too."""
+    write_json(path, list(rows), overwrite=True)
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
+        values = [row.get(key) for key in head]
+        shown = ["" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in values]
+        lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.preprocessing import OUTSIDE
 from ReCoKDTrainingLib.cache import preprocess_cases
 from ReCoKDTrainingLib.distiller import Distiller
@@ -135,7 +136,14 @@ def agreements(distiller: Distiller, images: Tensor, labels: Tensor, reference: 
     The term's gradient is the mean over the first half of the cases, the reference's over the second: what they have in
     common is not that they saw the same cases, and the reference itself shows how close to 1 they can be. Above 0 a
     step for the term is one for the reference too.
+
+    Raises:
+        ReCoKDError: a single case has no two halves.
     """
+    if len(images) < 2:
+        raise ReCoKDError(
+            "The gradients of one half of the cases are compared with those of the other: give two cases or more."
+        )
     encoder = distiller.student.get_submodule("encoder")
     shared = {id(weight) for weight in encoder.parameters()}  # the decoder holds the encoder
     groups = [list(stage.parameters()) for stage in encoder.get_submodule("stages").children()]

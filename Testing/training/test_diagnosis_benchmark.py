@@ -26,6 +26,7 @@ from diagnosis_measures import (
 from distillation_cases import block_labels, network, plain_labels
 from distillation_runs import DeclaredRun, Setting
 from distillation_training import train
+from ReCoKDLib.errors import ReCoKDError
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
 from ReCoKDTrainingLib.progress import Progress
@@ -101,6 +102,8 @@ def test_directions_agree_with_themselves() -> None:
     assert agreements(pair, images, labels, "reco/att")["reco/att"][:2] == pytest.approx([1, 1], abs=1e-5)
     assert found["reco/att"][2:] == [0, 0]  # neither bottleneck nor decoder
     assert all(p.grad is None for p in pair.parameters())
+    with pytest.raises(ReCoKDError, match="two cases or more"):
+        agreements(pair, image, labels[:1], "segmentation")
     other = agreements(pair, torch.cat([images[:2], -images[:2]]), labels, "segmentation")
     assert max(other["segmentation"]) < 0.999
 
@@ -177,9 +180,14 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     assert len(told) == 2 + 1 + 5  # the head; segmentation of plain; segmentation and four terms of reco
     assert told[-1].startswith("| x4-reco-1-s0 | reco/ctx | ")
     lines = features(runs, setting, cases=1).splitlines()
-    assert lines[2].startswith("| x4-plain-1-s0, epoch 1 | 0 | 0.")
+    assert lines[2].startswith("| x4-plain-1-s0 | 1 | 0 | 0.")
     assert "|  |" in lines[2]  # it has no connectors
     assert "|  |" not in lines[-2]
+    rows = json.loads((setting.folder / "features.json").read_text())
+    assert [row["stage"] for row in rows if row["run"] == "x4-reco-1-s0"] == list(range(len(rows) // 2))
+    assert rows[0]["P F_S leaves"] is None
+    terms = [row["term"] for row in json.loads((setting.folder / "directions.json").read_text())]
+    assert terms == ["segmentation", "segmentation", "reco/fg", "reco/bg", "reco/att", "reco/ctx"]
     picture = errors(runs, setting)
     table = json.loads((setting.folder / "errors.json").read_text())
     assert picture.stat().st_size > 10_000
