@@ -128,8 +128,8 @@ class Distiller(nn.Module):
         self.teacher_dtype = teacher_dtype
         self.amp_dtype = amp_dtype
         self.watch = Stopwatch(torch.device("cpu"))
-        if any(eta < 0 for eta in self.etas.values()) or not 0 <= ramp <= 1:
-            raise ReCoKDError("eta must be 0 or more, and the ramp a part of the training between 0 and 1.")
+        if not all(0 <= eta < math.inf for eta in self.etas.values()) or not 0 <= ramp <= 1:
+            raise ReCoKDError("eta must be a number of 0 or more, and the ramp a part of the training between 0 and 1.")
         if not all(0 < until <= 1 or until == math.inf for until in self.until.values()):
             raise ReCoKDError(
                 "A loss is on until a part of the training, which must be larger than 0 and at most 1, such as 0.5."

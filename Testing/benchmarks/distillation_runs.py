@@ -43,14 +43,16 @@ METHODS: dict[str, Method] = {
     "logits by class": Method({"logits": 1}, {"logits": {"by_class": True}}),
     "logits by class, eta 0.3": Method({"logits": 0.3}, {"logits": {"by_class": True}}),
     "reco": Method({"reco": 1}),
+    # the others with weights that pull, at the start and over the whole encoder, about as hard as logits do: published
+    # ones where these do, see distillation_costs.py
     "fitnet": Method({"fitnet": 1}),
     "at": Method({"at": 1}),
     "cwd": Method({"cwd": 1}),
-    "skd": Method({"skd": 1}),
-    "ifvd": Method({"ifvd": 1}),
+    "skd": Method({"skd": 10}, {"skd": {"scale": 0.25}}),
+    "ifvd": Method({"ifvd": 5}),
     "cirkd": Method({"cirkd": 1}),
-    "mgd": Method({"mgd": 1}),
-    "emkd": Method({"emkd": 0.9, "logits": 0.1}, {"logits": {"temperature": 4}}),
+    "mgd": Method({"mgd": 20}),
+    "emkd": Method({"emkd": 0.3, "logits": 0.1}, {"logits": {"temperature": 4}}),
     "dprd": Method({"dprd": 0.5}),
     "reco+logits": Method({"reco": 1, "logits": 1}),
     # what each part of ReCo-KD does alone
@@ -63,6 +65,8 @@ METHODS: dict[str, Method] = {
     "reco, weak att": Method({"reco": 1}, {"reco": {"att": 0.1}}),
     "reco, no att, logits": Method({"reco": 1, "logits": 1}, {"reco": {"att": 0}}),
     "reco, eta 0.3": Method({"reco": 0.3}),
+    "reco, eta 0.1": Method({"reco": 0.1}),
+    "reco, eta 0.01": Method({"reco": 0.01}),  # the authors'
     "reco, eta 0.3, logits": Method({"reco": 0.3, "logits": 1}),
     "reco, no ramp": Method({"reco": 1}, ramp=0),
     "reco, eta 0.3, logits, eta 3": Method({"reco": 0.3, "logits": 3}),

@@ -326,8 +326,9 @@ def test_what_does_not_fit_is_refused_when_it_is_built() -> None:
     entry = WeightedLoss(loss_named("logits"), 1.0)
     with pytest.raises(ReCoKDError, match=r"Distillation \(logits\) needs a teacher"):
         Distiller(student, None, loss, {"logits": entry})
-    with pytest.raises(ReCoKDError, match="eta must be 0 or more"):
-        Distiller(student, network(WIDE), loss, {"logits": WeightedLoss(entry.loss, -1.0)})
+    for eta in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ReCoKDError, match="eta must be a number of 0 or more"):
+            Distiller(student, network(WIDE), loss, {"logits": WeightedLoss(entry.loss, eta)})
     with pytest.raises(ReCoKDError, match="between 0 and 1"):
         Distiller(student, network(WIDE), loss, {"logits": entry}, ramp=1.5)
     shallow = network(WIDE[:2])  # its bottleneck is on the grid of the student's second stage

@@ -450,6 +450,26 @@ def test_overlapping_regions_are_classes_of_their_own() -> None:
     assert separate.foreground_present.tolist() == [[True, True, True]]
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_constant_error_is_the_same_however_regions_overlap(merged: bool) -> None:
+    labels = torch.randint(0, 4, (2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels[1][labels[1] == 3] = 0
+    weights = region_weights(class_masks(labels, (8, 8, 8), region_labels(), "nearest"), merged)
+    foreground, background = region_terms(torch.full((2, 512), 0.7), weights)
+    assert foreground.item() == pytest.approx(0.7)
+    assert background.item() == pytest.approx(0.7)
+
+
+def test_merged_regions_are_weighted_as_by_the_authors() -> None:
+    """Sum of error times the voxel-wise maximum of M / n over the sum of these weights."""
+    labels = torch.randint(0, 4, (2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
+    masks = list(class_masks(labels, (8, 8, 8), region_labels(), "nearest"))
+    error = torch.rand(2, 512)
+    largest = torch.stack([m / m.sum(1, keepdim=True) for m in masks[1:]]).amax(0)
+    foreground, _ = region_terms(error, region_weights(masks, merged=True))
+    torch.testing.assert_close(foreground, (error * largest).sum() / largest.sum())
+
+
 def test_merging_changes_nothing_where_nothing_overlaps() -> None:
     ours, theirs = pair(CHANNELS)
     terms = [

@@ -32,11 +32,11 @@ def importance_difference(student: Tensor, teacher: Tensor, power: int) -> Tenso
 
 
 class AttentionTransferLoss(StagewiseLoss):
-    """Equation 2 with p = 2 and the squared norm, as in the authors' code, for every stage.
+    """Equation 2 with p = 2 and the squared norm, as in the authors' code, mean over the stages.
 
-    The authors' weight is 10^3 over the number of voxels and cases; here a case's squared distance (at most 2) is
-    taken as it is, so that the weight does not depend on the patch [ours]. Features times a number, or channels
-    in another order, have the same maps; no connector is needed.
+    The authors add the stages up with weights of 10^3 over the number of pixels and cases, so that the coarse ones
+    count most; here a case's squared distance (at most 2) is taken as it is, and each stage counts the same whatever
+    the patch [ours]. Features times a number, or channels in another order, have the same maps; no connector is needed.
     """
 
     def stage_terms(self, stage: int, student: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, Tensor]:

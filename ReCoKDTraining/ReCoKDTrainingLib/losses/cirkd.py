@@ -49,11 +49,12 @@ def relations(z: Tensor, tau: float) -> Tensor:
 
 
 class CirkdLoss(StagewiseLoss):
-    """Mean over pairs of images of the batch and rows of KL(relations_T || relations_S), for every stage.
+    """Mean over pairs of images of the batch and rows of KL(relations_T || relations_S), mean over the stages.
 
     The paper's mini-batch pixel-to-pixel part; its memory banks are left out. The teacher comes first in the KL, as in
     the authors' code. An image is paired with itself too. Relations have no channels, so no connector is needed. With
-    several processes the batch is all of theirs.
+    several processes the batch is all of theirs. The paper's tokens are pixels of the last stage; pooled ones of every
+    stage, four along each axis, are what remains affordable of it in 3D (as in the port that ReCo-KD's authors made).
     """
 
     def __init__(self, options: CirkdOptions, number: int) -> None:

@@ -20,7 +20,7 @@ class GcBlock(nn.Module):
 
     Bottleneck ratio 1/2 [F][C], Norm = GroupNorm(1) [C]. W2 starts at zero, bias and all, so that the block
     starts as the identity. w has no bias: the softmax would not see it. Of the pooled vector, 1x1x1
-    convolutions are linear layers.
+    convolutions are linear layers; w starts as those do, at 0.4 of the spread that it has in [C].
     """
 
     def __init__(self, channels: int) -> None:

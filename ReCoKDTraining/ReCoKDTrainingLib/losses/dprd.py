@@ -37,10 +37,12 @@ class DprdOptions(StageOptions):
     distance: float = 0.5
 
     def __post_init__(self) -> None:
-        """Raise ReCoKDError for a negative coefficient."""
+        """Raise ReCoKDError for a negative coefficient, or two of 0."""
         super().__post_init__()
         if min(self.displacement, self.distance) < 0:
             raise ReCoKDError("DPRD's coefficients must be 0 or more.")
+        if max(self.displacement, self.distance) == 0:
+            raise ReCoKDError("Both of DPRD's coefficients are 0: nothing is distilled. Raise one of them.")
 
 
 def usual_weights(number: int) -> tuple[float, ...]:
@@ -83,6 +85,10 @@ class DprdLoss(StagewiseLoss):
     Displacements lie between the embeddings of two cases of the batch: features over the foreground, by cells. Of
     the smooth L1 the sum over the embedding and the mean over the pairs is taken, as in the authors' code. A case
     without foreground is in no pair. With several processes the batch is all of theirs.
+
+    The authors bring both networks' features to 128 channels by 1x1x1 convolutions without bias; here the student's
+    come to the teacher's width by a connector, whose bias shows only in cells where one of the two cases has no
+    foreground.
     """
 
     needs_connectors = True

@@ -83,6 +83,8 @@ class ReCoOptions:
             raise ReCoKDError("ReCo-KD's coefficients fg, bg, att and ctx must be 0 or more.")
         if max(self.coefficients.values()) == 0:
             raise ReCoKDError("All of ReCo-KD's coefficients are 0: nothing is distilled. Raise one of them.")
+        if not -10 <= self.alpha <= 10:
+            raise ReCoKDError(f"ReCo-KD's alpha must be between -10 and 10, not {self.alpha}.")
         if not self.tau > 0:
             raise ReCoKDError(f"ReCo-KD's tau must be above 0, not {self.tau}.")
         if self.chunk_bytes is not None and self.chunk_bytes < 1:

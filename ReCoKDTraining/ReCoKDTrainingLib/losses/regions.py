@@ -57,12 +57,15 @@ class RegionWeights:
     Attributes:
         foreground: (B, N), sum (or maximum) over c >= 1 of M_{b,c}(x) / n_{b,c}.
         background: (B, N), M_{b,0}(x) / n_{b,0}.
+        foreground_total: scalar by which the sum over the foreground is divided: the number of present pairs, or the
+            sum of the merged weights [C]. A constant error of 1 so gives 1 either way.
         foreground_present: (B, classes) bool, n_{b,c} > 0.
         background_present: (B,) bool.
     """
 
     foreground: Tensor
     background: Tensor
+    foreground_total: Tensor
     foreground_present: Tensor
     background_present: Tensor
 
@@ -83,7 +86,9 @@ def region_weights(masks: Iterable[Tensor], merged: bool = False) -> RegionWeigh
         weight, there = _normalised(mask)
         foreground = torch.maximum(foreground, weight) if merged else foreground + weight
         present.append(there)
-    return RegionWeights(foreground, background, torch.stack(present, dim=1), background_present)
+    foreground_present = torch.stack(present, dim=1)
+    total = foreground.sum() if merged else foreground_present.sum().to(foreground.dtype)
+    return RegionWeights(foreground, background, total, foreground_present, background_present)
 
 
 def _normalised(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,14 +99,14 @@ def _normalised(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def region_terms(weighted_error: Tensor, weights: RegionWeights) -> tuple[Tensor, Tensor]:
-    """L_fg and L_bg: means over the present pairs (b, c) of l_{b,c} = sum_x M e_b / n.
+    """L_fg and L_bg: means over the present pairs (b, c) of l_{b,c} = sum_x M e_b / n, or over the merged weights.
 
     Args:
         weighted_error: e_b(x), (B, N); for features A_S(x) * (1/C) sum_c A_C(c) (F̂ - F_T)^2.
         weights: of the masks on its grid.
     """
     foreground = mean_over_present(
-        (weighted_error * weights.foreground).sum(), weights.foreground_present.sum().to(weighted_error.dtype)
+        (weighted_error * weights.foreground).sum(), weights.foreground_total.to(weighted_error.dtype)
     )
     background = mean_over_present(
         (weighted_error * weights.background).sum(), weights.background_present.sum().to(weighted_error.dtype)

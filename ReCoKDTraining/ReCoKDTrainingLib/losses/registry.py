@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.labels import LabelSet
@@ -80,10 +81,11 @@ Options = TypeVar("Options")
 
 
 def read_options(name: str, kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """An options dataclass from a mapping.
+    """An options dataclass from a mapping, as it comes from JSON.
 
     Raises:
-        ReCoKDError: an option that ``kind`` doesn't know (its own checks may raise for bad values).
+        ReCoKDError: an option that ``kind`` doesn't know, or a value that isn't of its type (a number that is none
+            isn't one); its own checks may raise for other values.
     """
     known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(given) - set(known))
@@ -91,4 +93,31 @@ def read_options(name: str, kind: type[Options], given: Mapping[str, Any]) -> Op
         raise ReCoKDError(
             f"The loss '{name}' has no option {', '.join(map(repr, unknown))}. It has: {', '.join(known)}."
         )
+    hints = get_type_hints(kind)
+    for option, value in given.items():
+        if not _fits(value, hints[option]):
+            raise ReCoKDError(
+                f"The option '{option}' of the loss '{name}' must be {_called(hints[option])}, not {value!r}."
+            )
     return kind(**given)
+
+
+_CALLED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word", type(None): "null"}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Sequence:
+        return isinstance(value, (list, tuple)) and all(_fits(entry, get_args(hint)[0]) for entry in value)
+    if get_args(hint):
+        return any(_fits(value, part) for part in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _called(hint: Any) -> str:
+    if get_origin(hint) is Sequence:
+        return f"a list, each entry {_called(get_args(hint)[0])}"
+    return " or ".join(_called(part) for part in get_args(hint)) or _CALLED[hint]

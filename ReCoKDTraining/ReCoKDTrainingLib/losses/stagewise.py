@@ -24,7 +24,7 @@ class StageOptions:
         stage_weights: one for each of them; none: the method's own.
 
     Raises:
-        ReCoKDError: another number of weights than of stages, or a negative weight.
+        ReCoKDError: another number of weights than of stages, a negative weight, or none above 0.
     """
 
     stages: Sequence[int] = ()
@@ -35,6 +35,8 @@ class StageOptions:
             raise ReCoKDError(f"There are {len(self.stage_weights)} stage weights for {len(self.stages)} stages.")
         if any(weight < 0 for weight in self.stage_weights):
             raise ReCoKDError("Stage weights must be 0 or more.")
+        if self.stage_weights and not any(self.stage_weights):
+            raise ReCoKDError("All stage weights are 0: nothing is distilled. Raise one of them.")
 
     def chosen(self, number: int) -> tuple[int, ...]:
         """The stages, counted from 0, of an encoder with ``number`` of them.
