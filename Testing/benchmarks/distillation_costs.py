@@ -1,5 +1,7 @@
 """What a step of each method costs, how much of it is the teacher's, and how hard each loss pulls at the start.
 
+Pulls are norms of gradients over all of the student's encoder, at the initial weights, with full eta.
+
     OMP_NUM_THREADS=1 python Testing/benchmarks/distillation_costs.py --data DATA
 
 Processor seconds, the least of a few repeats, on one real batch; other processes disturb them little.
@@ -17,7 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diagnosis_measures import gradients
 from distillation_runs import METHODS, DeclaredRun, Setting, add_arguments, run_settings
+from ReCoKDTrainingLib.distiller import Distiller
 from ReCoKDTrainingLib.progress import Progress
 from ReCoKDTrainingLib.runs import prepare_run
 from ReCoKDTrainingLib.trainer import Trainer
@@ -66,6 +70,17 @@ def teachers_part(trainer: Trainer, images: Tensor) -> float:
     return seconds(forward)[1]
 
 
+def pulls(distiller: Distiller, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Norms of the gradients on the encoder's weights, of the segmentation loss and of each loss at full eta."""
+    weights = list(distiller.student.get_submodule("encoder").parameters())
+    total: dict[str, Tensor] = {}
+    for name, slopes in gradients(distiller, images, labels, weights).items():
+        loss = name.partition("/")[0]
+        flat = torch.cat([slope.flatten() for slope in slopes])
+        total[loss] = total[loss] + flat if loss in total else flat
+    return {loss: float(gradient.norm()) for loss, gradient in total.items()}
+
+
 def table(names: Sequence[str], setting: Setting, width: int, repeats: int = 4) -> str:
     """A markdown table, one row for each method."""
     head = "| method | s a step | of it the teacher | gradient of segmentation | of distillation |"
@@ -76,12 +91,12 @@ def table(names: Sequence[str], setting: Setting, width: int, repeats: int = 4) 
             trainer = prepare_run(settings, progress).trainer
         trainer.distiller.train()
         images, labels = first_batch(trainer)
-        norms = trainer.distiller.gradient_norms(images, labels, None)
+        norms = pulls(trainer.distiller, images, labels)
         ours = norms.pop("segmentation")
-        pulls = ", ".join(f"{loss} {norm:.4f}" for loss, norm in norms.items())
+        told = ", ".join(f"{loss} {norm:.4f} ({norm / ours:.1f} x)" for loss, norm in norms.items())
         teacher = teachers_part(trainer, images)
         _, step = seconds(lambda t=trainer, x=images, y=labels: one_step(t, x, y), repeats)  # type: ignore[misc]
-        lines.append(f"| {name} | {step:.2f} | {teacher:.2f} | {ours:.4f} | {pulls} |")
+        lines.append(f"| {name} | {step:.2f} | {teacher:.2f} | {ours:.4f} | {told} |")
     return "\n".join(lines)
 
 

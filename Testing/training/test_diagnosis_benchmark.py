@@ -24,6 +24,7 @@ from diagnosis_measures import (
     unexplained_by_rank,
 )
 from distillation_cases import block_labels, network, plain_labels
+from distillation_costs import pulls
 from distillation_runs import DeclaredRun, Setting
 from distillation_training import train
 from ReCoKDLib.errors import ReCoKDError
@@ -121,6 +122,18 @@ def test_gradients_are_those_of_each_term_at_full_eta() -> None:
     (slope,) = torch.autograd.grad(terms["reco"]["att"], weight)
     assert norms["reco/att"][1] == pytest.approx(0.5 * float(slope.norm()), rel=1e-4)
     assert all(p.grad is None for p in pair.parameters())
+
+
+def test_a_loss_pulls_with_all_of_its_terms_on_all_of_the_encoder() -> None:
+    pair, images, labels = distiller(), torch.randn(2, 1, 8, 8, 8), block_labels().long()
+    norms = pulls(pair, images, labels)
+    assert set(norms) == {"segmentation", "reco"}
+    pair.losses.eval()
+    report = pair.training_loss(images, labels, None)
+    weights = list(pair.student.get_submodule("encoder").parameters())
+    distillation = report.total - pair.terms(images, labels, None)[0]
+    slopes = torch.autograd.grad(distillation, weights, materialize_grads=True, allow_unused=True)
+    assert norms["reco"] == pytest.approx(float(torch.cat([slope.flatten() for slope in slopes]).norm()), rel=1e-4)
 
 
 def test_movements_are_relative_and_by_part() -> None:
