@@ -30,8 +30,7 @@ def require_new(path: Path, overwrite: bool = False) -> None:
     Raises:
         OutputError: It exists and ``overwrite`` is False, or its folder is missing or not writable.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already. Choose another name, or ask to overwrite it (--overwrite).")
+    _require_absent(path, overwrite)
     folder = path.parent
     existing = folder
     while not existing.exists() and existing != existing.parent:
@@ -48,6 +47,11 @@ def require_new(path: Path, overwrite: bool = False) -> None:
             f"The folder {folder} cannot be written ({error.strerror}). Choose another folder, "
             "or have its permissions changed."
         ) from error
+
+
+def _require_absent(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already. Choose another name, or ask to overwrite it (--overwrite).")
 
 
 def _write_failed(path: Path, error: OSError) -> OutputError:
@@ -76,6 +80,7 @@ def atomic_file(path: Path, overwrite: bool = False) -> Iterator[Path]:
     os.umask(umask)
     try:
         yield temporary
+        _require_absent(path, overwrite)  # others may have written meanwhile
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
@@ -97,6 +102,7 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     os.umask(umask)
     try:
         yield temporary
+        _require_absent(path, overwrite)
         temporary.chmod(0o777 & ~umask)
         if path.exists():
             # A folder cannot be replaced in one step: the old one steps aside until the new one is in place.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ReCoKDLib.errors import DatasetError
+from ReCoKDLib.errors import DatasetError, OutputError
 from ReCoKDLib.files import atomic_folder
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.plan import Plan
@@ -86,7 +86,7 @@ def preprocess_cases(
     loaded: Mapping[str, Loaded] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[CachedCase, ...]:
-    """Preprocess cases into ``folder``; what is there and still valid is kept.
+    """Preprocess cases into ``folder``; what is there and still valid is kept. Several runs may share it.
 
     Args:
         cases: Labelled or not; for the latter the label set needs an ignore label.
@@ -100,6 +100,7 @@ def preprocess_cases(
 
     Raises:
         DatasetError: A case contradicts itself or the label set.
+        OutputError: The cache cannot be written.
     """
     cached = []
     for done, case in enumerate(cases, 1):
@@ -107,7 +108,11 @@ def preprocess_cases(
         target = folder / f"{case.identifier}-{_cache_key(case, content, plan, label_set, orientation)}"
         if not target.is_dir():
             read = (loaded or {}).get(case.identifier) or load_case(case, label_set, plan.channels)
-            _write_case(case.identifier, *read, plan, label_set, target, orientation)
+            try:
+                _write_case(case.identifier, *read, plan, label_set, target, orientation)
+            except OutputError:
+                if not target.is_dir():  # where it is, another run was faster
+                    raise
         cached.append(CachedCase(case.identifier, target, case.labelled))
         if progress is not None:
             progress(done / len(cases))

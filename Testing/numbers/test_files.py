@@ -104,6 +104,18 @@ def test_what_exists_is_not_overwritten_unasked(folder: Path) -> None:
     require_new(target, overwrite=True)
 
 
+def test_what_others_wrote_meanwhile_stays(folder: Path) -> None:
+    with pytest.raises(OutputError, match="exists already"), atomic_file(folder / "result.csv") as temporary:  # noqa: PT012
+        temporary.write_text("ours")
+        (folder / "result.csv").write_text("theirs")
+    with pytest.raises(OutputError, match="exists already"), atomic_folder(folder / "model") as temporary:  # noqa: PT012
+        (temporary / "ours").write_text("")
+        (folder / "model").mkdir()
+    assert (folder / "result.csv").read_text() == "theirs"
+    assert list((folder / "model").iterdir()) == []
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_a_folder_below_a_file_is_refused(folder: Path) -> None:
     (folder / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 
 from plans import small_plan
 from raw_dataset import make_raw_dataset
+from ReCoKDLib.errors import OutputError
 from ReCoKDLib.labels import LabelSet
+from ReCoKDLib.preprocessing import preprocess as original
 from ReCoKDTrainingLib import sampling
 from ReCoKDTrainingLib.augmentation import is_flat, source_patch_size
 from ReCoKDTrainingLib.cache import CachedCase, class_locations, preprocess_cases
@@ -36,6 +40,36 @@ def test_the_cache_is_made_once(dataset: NnunetRawDataset, tmp_path: Path) -> No
     again = preprocess_cases(dataset.cases[:2], PLAN, dataset.label_set, tmp_path)
     assert again == first
     assert [case.folder.stat().st_mtime_ns for case in again] == stamps
+
+
+def test_two_runs_may_make_the_same_cache(
+    dataset: NnunetRawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done with the case while ours is still at it."""
+    others: list[CachedCase] = []
+
+    def preprocess(*given: Any) -> Any:
+        if not others:
+            with monkeypatch.context() as patched:
+                patched.setattr("ReCoKDTrainingLib.cache.preprocess", original)
+                others.extend(preprocess_cases(dataset.cases[:1], PLAN, dataset.label_set, tmp_path))
+        return original(*given)
+
+    monkeypatch.setattr("ReCoKDTrainingLib.cache.preprocess", preprocess)
+    ours = preprocess_cases(dataset.cases[:1], PLAN, dataset.label_set, tmp_path)
+    assert list(ours) == others
+    assert [path.name for path in tmp_path.iterdir()] == [others[0].folder.name]
+
+
+def test_a_cache_that_cannot_be_written_is_said_so(
+    dataset: NnunetRawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        preprocess_cases(dataset.cases[:1], PLAN, dataset.label_set, tmp_path)
 
 
 def test_another_plan_gets_a_cache_of_its_own(dataset: NnunetRawDataset, tmp_path: Path) -> None:
