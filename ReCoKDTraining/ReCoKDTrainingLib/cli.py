@@ -215,6 +215,7 @@ def _train(arguments: argparse.Namespace, description: Path, progress: Progress)
     settings = _settings(arguments, description)
     presentation = Presentation(
         name=arguments.name,
+        version=arguments.modelVersion,
         description=arguments.description,
         weights_licence=arguments.weightsLicence,
         attribution=arguments.attribution,

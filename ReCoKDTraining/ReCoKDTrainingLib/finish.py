@@ -15,6 +15,7 @@ from torch import nn
 
 from ReCoKDLib.card import Card, ChannelInfo, Intensity, Licences, SpacingInfo, TrainingRecord, require_name
 from ReCoKDLib.engines.agreement import bf16_against_f32
+from ReCoKDLib.errors import PackageError
 from ReCoKDLib.networks import plain_state
 from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.package_files import PACKAGE_SUFFIX
@@ -29,6 +30,7 @@ from .run_settings import RunSettings
 from .runs import Run
 from .training_data import unlabelled
 
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,31}")
 _BF16_CASES = 8  # whose labels in bf16 are compared with those in f32
 
 
@@ -38,16 +40,19 @@ class Presentation:
 
     Attributes:
         name: Of the model; empty makes one from the dataset, the width and the method.
+        version: Of the model; one that was trained anew should have another.
         description: One or two sentences; empty lists the structures.
         weights_licence: SPDX identifier; empty takes ``licence`` of ``dataset.json``.
         attribution: Who made the data; empty takes ``reference`` of ``dataset.json``.
         dtype: In which the weights are stored.
 
     Raises:
-        PackageError: The name is not fit for a file name; said before the training, not after it.
+        PackageError: The name is not fit for a file name, or the version is none; said before the training, not after
+            it.
     """
 
     name: str = ""
+    version: str = "1.0.0"
     description: str = ""
     weights_licence: str = ""
     attribution: str = ""
@@ -56,6 +61,11 @@ class Presentation:
     def __post_init__(self) -> None:
         if self.name:
             require_name(self.name)
+        if not _VERSION.fullmatch(self.version):
+            raise PackageError(
+                f"A model's version cannot be {self.version!r}. Use up to 32 letters, digits, dots, "
+                "plus and minus signs, such as 1.1.0."
+            )
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,7 @@ def _card(run: Run, presentation: Presentation, epoch: int) -> Card:
     orientation = run.trainer.settings["orientation"]
     return Card(
         name=presentation.name or _name(run),
+        version=presentation.version,
         role="teacher" if _is_teacher(settings) else "student",
         channels=tuple(
             ChannelInfo.named(name, Intensity(**fingerprint.intensity_ranges(channel)))

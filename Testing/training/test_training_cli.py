@@ -111,6 +111,7 @@ def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_datase
     options = json.dumps({"reco": {"masks": "area", "until": 0.5}})
     arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--teacher", str(teacher), "--width", "2"]
     arguments += ["--losses", "reco=0.5,logits", "--loss-options", options, "--dtype", "float16", "--seed", "3"]
+    arguments += ["--model-version", "1.1.0"]
     assert main([*arguments, "--output", str(tmp_path / "run"), *SHORT]) == 0
     package = ModelPackage.open(tmp_path / "run" / "blobs-x4.recokd.zip")
     teacher_package = ModelPackage.open(teacher)
@@ -123,6 +124,7 @@ def test_a_student_is_distilled_and_its_card_tells_how(teacher: Path, raw_datase
     clicked = sum(case.identifier in ("blobs_001", "blobs_003", "blobs_005") for case in trained_on)
     assert package.card.training.options["cases corrected by clicks"] == clicked
     assert (package.card.training.width, package.card.training.seed, package.card.dtype) == (2, 3, "float16")
+    assert package.card.version == "1.1.0"
     state = package.weights(0)
     assert not [key for key in state if "connector" in key or "losses" in key]
 
@@ -223,6 +225,8 @@ def test_evaluate_looks_for_older_reports_first(raw_dataset: Path, tmp_path: Pat
         ([*DISTIL, "--teacher", "{teacher}", "--loss-options", '{{"reco": {{"until": 0}}}}'], "larger than 0"),
         ([*DISTIL, "--teacher", "{teacher}", "--plan", "x"], "uses its teacher's plan"),
         ([*DISTIL, "--name", "my student"], "my student"),
+        ([*DISTIL, "--model-version", "new one"], "version cannot be 'new one'"),
+        ([*DISTIL, "--teacher", "{teacher}", "--losses", "reco=nan"], "eta must be a number"),
     ],
 )
 def test_mistakes_are_said_in_words(
