@@ -256,7 +256,7 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     from ReCoKDLib.prediction import Predictor
 
     from .datasets import held_out_cases, read_split
-    from .evaluation import evaluate_cases
+    from .evaluation import EvaluationResult, evaluate_cases
     from .evaluation_report import markdown_table, require_new_reports, write_reports
     from .model_fit import for_evaluation
     from .training_data import open_cases
@@ -268,16 +268,18 @@ def _evaluate(arguments: argparse.Namespace, progress: Progress) -> None:
     dataset = open_cases(data, None)
     # Split before the classes become each model's, as training does: the same cases for all, none that was trained on.
     held_out = set() if data.split else {case.identifier for case in read_split(dataset, None).validation}
-    results = {}
-    for index, path in enumerate(arguments.models):
-        package = ModelPackage.open(path)
+    packages = [ModelPackage.open(path) for path in arguments.models]
+    names = [package.card.name for package in packages]
+    results: dict[str, EvaluationResult] = {}
+    for index, package in enumerate(packages):
+        name = names[index] if names.count(names[index]) == 1 else f"{names[index]} {package.card.version}"
+        if name in results:
+            raise InputError(f"Two of the models are called {name}. Evaluate them one after the other.")
         known = for_evaluation(package, dataset)
-        if package.card.name in results:
-            raise InputError(f"Two of the models are called {package.card.name}. Evaluate them one after the other.")
         predictor = Predictor.from_package(package, arguments.device, arguments.mirroring)
-        part = (index / len(arguments.models), (index + 1) / len(arguments.models))
-        progress.stage(f"Evaluating {package.card.name}", 1000, part=part)
-        results[package.card.name] = evaluate_cases(
+        part = (index / len(packages), (index + 1) / len(packages))
+        progress.stage(f"Evaluating {name}", 1000, part=part)
+        results[name] = evaluate_cases(
             held_out_cases(known, data.split, data.fold)
             if data.split
             else [case for case in known.cases if case.identifier in held_out],

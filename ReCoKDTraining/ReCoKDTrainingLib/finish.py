@@ -40,7 +40,7 @@ class Presentation:
 
     Attributes:
         name: Of the model; empty makes one from the dataset, the width and the method.
-        version: Of the model; one that was trained anew should have another.
+        version: Of the model; one that was trained anew should have another. Empty is 1.0.0.
         description: One or two sentences; empty lists the structures.
         weights_licence: SPDX identifier; empty takes ``licence`` of ``dataset.json``.
         attribution: Who made the data; empty takes ``reference`` of ``dataset.json``.
@@ -52,7 +52,7 @@ class Presentation:
     """
 
     name: str = ""
-    version: str = "1.0.0"
+    version: str = ""
     description: str = ""
     weights_licence: str = ""
     attribution: str = ""
@@ -61,10 +61,10 @@ class Presentation:
     def __post_init__(self) -> None:
         if self.name:
             require_name(self.name)
-        if not _VERSION.fullmatch(self.version):
+        if self.version and not _VERSION.fullmatch(self.version):
             raise PackageError(
                 f"A model's version cannot be {self.version!r}. Use up to 32 letters, digits, dots, "
-                "plus and minus signs, such as 1.1.0."
+                "plus and minus signs, the first a letter or digit, such as 1.1.0."
             )
 
 
@@ -141,7 +141,7 @@ def _card(run: Run, presentation: Presentation, epoch: int) -> Card:
     orientation = run.trainer.settings["orientation"]
     return Card(
         name=presentation.name or _name(run),
-        version=presentation.version,
+        version=presentation.version or "1.0.0",
         role="teacher" if _is_teacher(settings) else "student",
         channels=tuple(
             ChannelInfo.named(name, Intensity(**fingerprint.intensity_ranges(channel)))

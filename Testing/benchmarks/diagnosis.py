@@ -192,7 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.task == "follow":
         print(follow(DeclaredRun(given.method, given.width, steps=given.steps), setting))
         return 0
-    runs = [run for run in DECLARED if run.name in given.runs.split(",")]
+    names = given.runs.split(",")
+    runs = [run for run in DECLARED if run.name in names]
+    unknown = sorted({*names} - {run.name for run in runs})
+    if unknown:
+        parser.error(f"--runs: no run is called {' or '.join(map(repr, unknown))}")
     print(LOOKS[given.task](runs, setting))
     return 0
 

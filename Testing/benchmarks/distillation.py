@@ -37,6 +37,7 @@ from distillation_runs import (
 )
 from distillation_training import groups, measure_teacher, train
 from figures import draw_comparison
+from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.files import read_json, write_json, write_text
 from ReCoKDTrainingLib.evaluation import EvaluationResult
 from ReCoKDTrainingLib.progress import Progress
@@ -221,8 +222,13 @@ def write_tables(folder: Path, against: str = "plain") -> str:
 
 
 def train_all(runs: Sequence[DeclaredRun], setting: Setting, progress: Progress, together: int = 1) -> int:
-    """Train what is not finished, group by group; how many failed. The tables are renewed after each group."""
+    """Train what is not finished, group by group; how many failed. The tables are renewed after each group.
+
+    Raises:
+        ReCoKDError: a result in the folder is of other losses than its name stands for.
+    """
     failed = 0
+    results(setting.folder)
     measure_teacher(setting, progress)
     for group in groups(runs, setting, together):
         failed += train(group, setting, progress)
@@ -232,6 +238,14 @@ def train_all(runs: Sequence[DeclaredRun], setting: Setting, progress: Progress,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, or collect what is there."""
+    try:
+        return _main(argv)
+    except ReCoKDError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("train", "table", "list"))
     parser.add_argument("--folder", type=Path, default=Path("distillation"), help="of all runs")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ReCoKDLib.errors import ReCoKDError
+from ReCoKDLib.errors import OutputError, ReCoKDError
 from ReCoKDLib.files import atomic_folder, read_json, write_json
 from ReCoKDTrainingLib.connectors import ConnectorOptions
 from ReCoKDTrainingLib.run_settings import RunSettings
@@ -43,8 +42,8 @@ METHODS: dict[str, Method] = {
     "logits by class": Method({"logits": 1}, {"logits": {"by_class": True}}),
     "logits by class, eta 0.3": Method({"logits": 0.3}, {"logits": {"by_class": True}}),
     "reco": Method({"reco": 1}),
-    # the others with weights that pull, at the start and over the whole encoder, about as hard as logits do: published
-    # ones where these do, see distillation_costs.py
+    # The others with weights that pull at the start, over the whole encoder, half to eight times as hard as the
+    # segmentation loss (logits: three times); published ones where they do: distillation_costs.py.
     "fitnet": Method({"fitnet": 1}),
     "at": Method({"at": 1}),
     "cwd": Method({"cwd": 1}),
@@ -221,11 +220,15 @@ def _data(run: DeclaredRun, setting: Setting) -> DataSettings:
         return DataSettings((setting.dataset,), split=path)
     dataset = setting.folder / f"{setting.dataset.name}-{run.labelled}-labelled"
     if not dataset.is_dir():
-        with atomic_folder(dataset) as folder:
-            shutil.copytree(setting.dataset, folder, dirs_exist_ok=True)
-            for case in split["train"][run.labelled :]:
-                for label_map in (folder / "labelsTr").glob(f"{case}.*"):
-                    label_map.unlink()
+        try:
+            with atomic_folder(dataset) as folder:
+                shutil.copytree(setting.dataset, folder, dirs_exist_ok=True)
+                for case in split["train"][run.labelled :]:
+                    for label_map in (folder / "labelsTr").glob(f"{case}.*"):
+                        label_map.unlink()
+        except OutputError:
+            if not dataset.is_dir():  # where it is, another process was faster
+                raise
     return DataSettings((dataset,), split=setting.split)
 
 
@@ -236,9 +239,21 @@ def chosen(runs: Iterable[DeclaredRun], only: str) -> list[DeclaredRun]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """By the run's name, every result that there is, in the order of the declared list."""
-    return {
-        run.name: json.loads((folder / run.name / RESULT).read_text(encoding="utf-8"))
-        for run in DECLARED
-        if (folder / run.name / RESULT).is_file()
-    }
+    """By the run's name, every result that there is, in the order of the declared list.
+
+    Raises:
+        ReCoKDError: one is of other losses or options than the run is declared with now.
+    """
+    found = {run: read_json(folder / run.name / RESULT) for run in DECLARED if (folder / run.name / RESULT).is_file()}
+    for run, result in found.items():
+        method = METHODS[run.method]
+        if (result["losses"], result["options"]) != (dict(method.losses), _plain(method.options)):
+            raise ReCoKDError(
+                f"The result in {folder / run.name} is of other losses than '{run.method}' stands for now: "
+                f"{result['losses']}, {result['options']}. Move that folder elsewhere, or give these another name."
+            )
+    return {run.name: result for run, result in found.items()}
+
+
+def _plain(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: dict(values) for name, values in options.items()}

@@ -263,7 +263,9 @@ def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) 
     assert f"{100 * gain.mean():+.2f} ± {100 * gain.std(ddof=1):.2f}" in text
     for name, content in found.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / RESULT).write_text(json.dumps(content))
+        method = METHODS[name.split("-")[1]]
+        settings = {"losses": method.losses, "options": method.options}
+        (tmp_path / name / RESULT).write_text(json.dumps({**content, **settings}))
     assert write_tables(tmp_path) == text
     with (tmp_path / "table.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -277,6 +279,16 @@ def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) 
     assert "gain over reco" in write_tables(tmp_path, "reco")
     assert json.loads((tmp_path / "table.json").read_text())[0]["gain"] == pytest.approx(-gain.mean())
     assert (tmp_path / "table.png").stat().st_size > 5000
+
+
+def test_a_result_of_other_losses_is_not_taken_for_the_declared_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x8-skd-3000-s0").mkdir()
+    content = {**made_up([0.8, 0.7]), "losses": {"skd": 1}, "options": {}}
+    (tmp_path / "x8-skd-3000-s0" / RESULT).write_text(json.dumps(content))
+    assert main(["table", "--folder", str(tmp_path)]) == 2
+    assert "x8-skd-3000-s0 is of other losses than 'skd' stands for now" in capsys.readouterr().err
 
 
 def test_without_any_label_a_row_is_compared_with_that_of_all() -> None:

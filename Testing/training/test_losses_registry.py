@@ -264,6 +264,7 @@ def test_wrong_stages_are_refused() -> None:
         ("fitnet", {"stage_weights": [math.nan, 1, 1]}, "each entry a finite number"),
         ("cwd", {"tau": "4"}, "must be a finite number, not '4'"),
         ("cwd", {"tau": math.inf}, "must be a finite number"),
+        ("cwd", {"tau": 10**400}, "must be a finite number"),
         ("emkd", {"power": 1.5}, "must be a whole number"),
         ("logits", {"by_class": "no"}, "must be true or false, not 'no'"),
         ("logits", {"temperature": True}, "must be a finite number"),

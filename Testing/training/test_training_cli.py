@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.image_io import read_volume
-from ReCoKDLib.package import ModelPackage
+from ReCoKDLib.package import ModelPackage, write_package
 from ReCoKDLib.provenance import ClickRecord, Provenance, provenance_json
 from ReCoKDLib.segment import segment
 from ReCoKDTrainingLib.cli import find_description, main
@@ -171,14 +172,21 @@ def test_a_finished_run_is_packaged_again_without_training(teacher: Path, raw_da
     assert (teacher.parent / "log.csv").read_bytes() == log
 
 
-def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+def test_evaluate_puts_models_side_by_side(teacher: Path, raw_dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Two versions of one model too."""
+    package = ModelPackage.open(teacher)
+    card, newer = package.card, tmp_path / "newer.recokd.zip"
+    write_package(newer, replace(card, version="1.1.0"), package.plan, package.label_set, [package.weights(0)])
     arguments = ["--task", "evaluate", "--dataset", str(raw_dataset), "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--model", str(teacher), "--device", "cpu"]) == 0
-    values = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
-    card = ModelPackage.open(teacher).card
-    measured = values["models"][card.name]["summary"]["segments"]["anterior"]["dice"]["mean"]
-    assert measured == card.metrics["segments"]["anterior"]["dice"]["mean"]
+    assert main([*arguments, "--model", str(teacher), "--model", str(newer), "--device", "cpu"]) == 0
+    values = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))["models"]
+    assert list(values) == [f"{card.name} 1.0.0", f"{card.name} 1.1.0"]
+    for model in values.values():
+        measured = model["summary"]["segments"]["anterior"]["dice"]["mean"]
+        assert measured == card.metrics["segments"]["anterior"]["dice"]["mean"]
     assert (tmp_path / "out" / "evaluation.png").stat().st_size > 10_000
+    assert main([*arguments[:-1], str(tmp_path / "twice"), *["--model", str(teacher)] * 2, "--device", "cpu"]) == 2
+    assert f"Two of the models are called {card.name} 1.0.0" in capsys.readouterr().err
 
 
 def test_evaluate_measures_all_models_on_the_same_cases(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:

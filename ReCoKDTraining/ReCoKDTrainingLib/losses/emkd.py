@@ -57,7 +57,7 @@ class EmkdLoss(StagewiseLoss):
     """Importance maps and region affinity, the mean over the stages; the authors give both a weight of 0.9.
 
     They compare two maps, of features that were brought to one size before, and add the two up. Nearly all of the pull
-    comes from the importance maps: 0.9 pulls thirty times as hard as nnU-Net's loss at the start of a narrow student.
+    comes from the importance maps: 0.9 pulls twelve times as hard as nnU-Net's loss at the start of a narrow student.
     The regions are background and every segment, and those of a case are compared pair by pair; with two classes it
     is the authors' contrast of inside and outside. An absent region has no pair. Their third part distils the logits:
     add it as ``logits=0.1`` (T = 4). Neither part needs a connector.

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ReCoKDLib.errors import ReCoKDError
@@ -113,8 +114,15 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     if hint is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    return isinstance(value, hint)
+        return isinstance(value, Real) and _finite(value)
+    return isinstance(value, Integral if hint is int else hint)
+
+
+def _finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _called(hint: Any) -> str:
