@@ -64,7 +64,7 @@ def build_distiller(
     Raises:
         PackageError: The teacher is an ensemble.
         PlanError: Its weights do not fit its plan.
-        ReCoKDError: A loss, an option, or a pair of encoders does not fit.
+        ReCoKDError: A loss, an option, or a pair of encoders does not fit; options of a loss that is not used.
     """
     teacher_network, teacher_recorder, decoder = None, None, False
     weighted = {}
@@ -80,6 +80,11 @@ def build_distiller(
         if device is not None:
             teacher_network = arranged_teacher(teacher_network, device)
         pairing = pair_stages(plan.architecture.strides, shown.strides)
+        if unused := sorted(set(loss_options) - set(losses)):
+            raise ReCoKDError(
+                f"There are options for {', '.join(unused)}, but the losses are {', '.join(losses) or 'none'}. Add what "
+                "is missing to the losses, or leave its options out."
+            )
         for name, eta in losses.items():
             options = dict(loss_options.get(name, {}))
             until = options.pop("until", math.inf)

@@ -9,7 +9,7 @@ RECOKD_TEACHER        model package, or results folder of nnU-Net v2            
 RECOKD_TEACHER_FOLD   fold of a results folder                                             the fold that
                                                                                            is trained
 RECOKD_WIDTH          the student's t: 1/2^t of the channels, 0 to 3                       2
-RECOKD_LOSSES         distillation losses with their eta, as ``reco=1,logits=0.5``         reco=1
+RECOKD_LOSSES         distillation losses with their eta, as ``reco=1,logits=0.5``         logits=3
 RECOKD_LOSS_OPTIONS   options of the losses in JSON, as ``{"reco": {"masks": "area"}}``    (none)
 RECOKD_RAMP           part of the training over which eta rises, 0 to 1                    0.6
 RECOKD_EPOCHS         epochs                                                               1000
@@ -95,7 +95,7 @@ class DistillationVariables:
             teacher=Path(given["TEACHER"]).expanduser(),
             teacher_fold=given["TEACHER_FOLD"] or None,
             width=_number("WIDTH", given["WIDTH"] or "2", int, 0, 3),
-            losses=parse_losses(given["LOSSES"] or "reco=1"),
+            losses=parse_losses(given["LOSSES"] or "logits=3"),
             loss_options=parse_loss_options(given["LOSS_OPTIONS"]),
             ramp=_number("RAMP", given["RAMP"] or "0.6", float, 0, 1),
             epochs=_number("EPOCHS", given["EPOCHS"] or "1000", int, 1, math.inf),

@@ -78,6 +78,7 @@ def environment(folder: Path, teacher: Path, **ours: str) -> dict[str, str]:
         "RECOKD_TEACHER": str(teacher),
         "RECOKD_WIDTH": "1",
         "RECOKD_RAMP": "0",
+        "RECOKD_LOSSES": "reco=1",
         **ours,
     }
 

@@ -39,7 +39,10 @@ from ReCoKDLib.plan import Plan
 from ReCoKDLib.prediction import Predictor
 from ReCoKDLib.volume import Volume
 from ReCoKDTrainingLib import nnunet_trainer
+from ReCoKDTrainingLib.cli import find_description
+from ReCoKDTrainingLib.command_line import make_parser
 from ReCoKDTrainingLib.nnunet_settings import DistillationVariables, NnunetTask, student_plans
+from ReCoKDTrainingLib.parsing import parse_losses
 from ReCoKDTrainingLib.processes import average_gradients, share_parameters
 from torchvision_import import declare_torchvision_operators
 
@@ -477,7 +480,11 @@ def test_wrong_variables_are_refused(given: dict[str, str], message: str) -> Non
 
 def test_variables_have_defaults() -> None:
     variables = DistillationVariables.from_environment({"RECOKD_TEACHER": "t", "RECOKD_STUDENTS": "elsewhere"})
-    assert variables == DistillationVariables(Path("t"), None, 2, {"reco": 1.0}, {}, 0.6, 1000)
+    assert variables == DistillationVariables(Path("t"), None, 2, {"logits": 3.0}, {}, 0.6, 1000)
+    # those of the command too
+    command = make_parser(find_description()).parse_args([])
+    assert variables.losses == parse_losses(command.losses)
+    assert (variables.width, variables.ramp) == (command.width, command.ramp)
 
 
 def test_teachers_that_do_not_fit_are_refused(

@@ -64,7 +64,7 @@ def teacher(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def distil(dataset: Path, teacher: Path) -> list[str]:
     arguments = ["--task", "distill", "--dataset", str(dataset), "--teacher", str(teacher), *SHORT]
-    return [*arguments, "--ramp", "0.5", "--validate-every", "1", "--ship", "best"]
+    return [*arguments, "--losses", "reco=1", "--ramp", "0.5", "--validate-every", "1", "--ship", "best"]
 
 
 @pytest.fixture(scope="module")
