@@ -82,8 +82,8 @@ def build_distiller(
         pairing = pair_stages(plan.architecture.strides, shown.strides)
         if unused := sorted(set(loss_options) - set(losses)):
             raise ReCoKDError(
-                f"There are options for {', '.join(unused)}, but the losses are {', '.join(losses) or 'none'}. Add what "
-                "is missing to the losses, or leave its options out."
+                f"There are options for {', '.join(unused)}, but the losses are {', '.join(losses) or 'none'}. "
+                "Add what is missing to the losses, or leave its options out."
             )
         for name, eta in losses.items():
             options = dict(loss_options.get(name, {}))

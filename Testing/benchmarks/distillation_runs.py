@@ -49,7 +49,9 @@ METHODS: dict[str, Method] = {
     "cwd": Method({"cwd": 1}),
     "skd": Method({"skd": 10}, {"skd": {"scale": 0.25}}),
     "ifvd": Method({"ifvd": 5}),
+    "ifvd, eta 1": Method({"ifvd": 1}),
     "cirkd": Method({"cirkd": 1}),
+    "cirkd, logits, eta 3": Method({"cirkd": 1, "logits": 3}),
     "mgd": Method({"mgd": 20}),
     "emkd": Method({"emkd": 0.3, "logits": 0.1}, {"logits": {"temperature": 4}}),
     "dprd": Method({"dprd": 0.5}),
@@ -123,6 +125,8 @@ CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and nam
 DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
+    *(DeclaredRun("cirkd", seed=seed) for seed in (1, 2)),  # the best of them
+    *(DeclaredRun(method) for method in ("ifvd, eta 1", "cirkd, logits, eta 3")),
     *(DeclaredRun(method) for method in METHODS if method.startswith("logits") and method != "logits"),
     *(DeclaredRun(method, width=2) for method in MOST_TELLING),
     DeclaredRun("logits", width=1, steps=1500),
