@@ -125,8 +125,8 @@ def main() -> None:
         settle(host, panel)
         host.click(ui.nextDoubtButton)
         crosshair = host.slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCrosshairNode", "default")
-        for place, key in zip(panel.panel.doubt._slices, "IOI", strict=False):
-            crosshair.SetCursorPositionRAS(place.position_ras)
+        for wrong, key in (((11, 26, 17), "I"), ((24, 33, 14), "O")):  # of the anterior part, in this case
+            crosshair.SetCursorPositionRAS(wrong)
             host.press(host.main_window, key)
         host.run_for(0.5)
         ui.handOverCollapsibleButton.collapsed = False
