@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,24 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         raise _write_failed(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_once(path: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that several processes may make alike, at the same time: that of the first one stays.
+
+    Args:
+        path: The folder; what is done where it exists already is thrown away.
+        fill: Given an empty folder.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        with atomic_folder(path) as temporary:
+            fill(temporary)
+    except OutputError:
+        if not path.is_dir():
+            raise
 
 
 def write_text(path: Path, text: str, overwrite: bool = False) -> None:

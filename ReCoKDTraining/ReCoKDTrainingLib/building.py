@@ -69,6 +69,11 @@ def build_distiller(
     teacher_network, teacher_recorder, decoder = None, None, False
     weighted = {}
     if teacher is not None:
+        if unused := sorted(set(loss_options) - set(losses)):
+            raise ReCoKDError(
+                f"There are options for {', '.join(unused)}, but the losses are {', '.join(losses) or 'none'}. "
+                "Add what is missing to the losses, or leave its options out."
+            )
         if teacher.card.folds != 1:
             raise PackageError(
                 f"The teacher {teacher.card.name} is an ensemble of {teacher.card.folds} folds; features can be "
@@ -80,11 +85,6 @@ def build_distiller(
         if device is not None:
             teacher_network = arranged_teacher(teacher_network, device)
         pairing = pair_stages(plan.architecture.strides, shown.strides)
-        if unused := sorted(set(loss_options) - set(losses)):
-            raise ReCoKDError(
-                f"There are options for {', '.join(unused)}, but the losses are {', '.join(losses) or 'none'}. "
-                "Add what is missing to the losses, or leave its options out."
-            )
         for name, eta in losses.items():
             options = dict(loss_options.get(name, {}))
             until = options.pop("until", math.inf)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ReCoKDLib.errors import DatasetError, OutputError
-from ReCoKDLib.files import atomic_folder
+from ReCoKDLib.errors import DatasetError
+from ReCoKDLib.files import make_once
 from ReCoKDLib.labels import LabelSet
 from ReCoKDLib.plan import Plan
 from ReCoKDLib.preprocessing import preprocess
@@ -108,11 +108,7 @@ def preprocess_cases(
         target = folder / f"{case.identifier}-{_cache_key(case, content, plan, label_set, orientation)}"
         if not target.is_dir():
             read = (loaded or {}).get(case.identifier) or load_case(case, label_set, plan.channels)
-            try:
-                _write_case(case.identifier, *read, plan, label_set, target, orientation)
-            except OutputError:
-                if not target.is_dir():  # where it is, another run was faster
-                    raise
+            _write_case(case.identifier, *read, plan, label_set, target, orientation)
         cached.append(CachedCase(case.identifier, target, case.labelled))
         if progress is not None:
             progress(done / len(cases))
@@ -138,10 +134,13 @@ def _write_case(
         if label_set.ignore_label is None:
             raise DatasetError(f"The case {name} is not annotated, and there is no ignore label for it.")
         label_map = np.full((1, *prepared.data.shape[1:]), label_set.ignore_label, np.int16)
-    with atomic_folder(target) as temporary:
-        np.save(temporary / "data.npy", prepared.data)
-        np.save(temporary / "labels.npy", label_map)
-        np.savez(temporary / "locations.npz", **class_locations(label_map[0], label_set))  # type: ignore[arg-type]
+
+    def save(folder: Path) -> None:
+        np.save(folder / "data.npy", prepared.data)
+        np.save(folder / "labels.npy", label_map)
+        np.savez(folder / "locations.npz", **class_locations(label_map[0], label_set))  # type: ignore[arg-type]
+
+    make_once(target, save)
 
 
 def class_locations(labels: npt.NDArray[np.int16], label_set: LabelSet) -> dict[str, npt.NDArray[np.int32]]:

@@ -40,7 +40,7 @@ class Presentation:
 
     Attributes:
         name: Of the model; empty makes one from the dataset, the width and the method.
-        version: Of the model; one that was trained anew should have another. Empty is 1.0.0.
+        version: Of the model; one that was trained anew should have another. Empty takes the card's default.
         description: One or two sentences; empty lists the structures.
         weights_licence: SPDX identifier; empty takes ``licence`` of ``dataset.json``.
         attribution: Who made the data; empty takes ``reference`` of ``dataset.json``.
@@ -141,7 +141,7 @@ def _card(run: Run, presentation: Presentation, epoch: int) -> Card:
     orientation = run.trainer.settings["orientation"]
     return Card(
         name=presentation.name or _name(run),
-        version=presentation.version or "1.0.0",
+        version=presentation.version or Card.version,
         role="teacher" if _is_teacher(settings) else "student",
         channels=tuple(
             ChannelInfo.named(name, Intensity(**fingerprint.intensity_ranges(channel)))

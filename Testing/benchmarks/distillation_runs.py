@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ReCoKDLib.errors import OutputError, ReCoKDError
-from ReCoKDLib.files import atomic_folder, read_json, write_json
+from ReCoKDLib.errors import ReCoKDError
+from ReCoKDLib.files import make_once, read_json, write_json
 from ReCoKDTrainingLib.connectors import ConnectorOptions
 from ReCoKDTrainingLib.run_settings import RunSettings
 from ReCoKDTrainingLib.training_data import DataSettings
@@ -224,15 +224,14 @@ def _data(run: DeclaredRun, setting: Setting) -> DataSettings:
         return DataSettings((setting.dataset,), split=path)
     dataset = setting.folder / f"{setting.dataset.name}-{run.labelled}-labelled"
     if not dataset.is_dir():
-        try:
-            with atomic_folder(dataset) as folder:
-                shutil.copytree(setting.dataset, folder, dirs_exist_ok=True)
-                for case in split["train"][run.labelled :]:
-                    for label_map in (folder / "labelsTr").glob(f"{case}.*"):
-                        label_map.unlink()
-        except OutputError:
-            if not dataset.is_dir():  # where it is, another process was faster
-                raise
+
+        def copy(folder: Path) -> None:
+            shutil.copytree(setting.dataset, folder, dirs_exist_ok=True)
+            for case in split["train"][run.labelled :]:
+                for label_map in (folder / "labelsTr").glob(f"{case}.*"):
+                    label_map.unlink()
+
+        make_once(dataset, copy)
     return DataSettings((dataset,), split=setting.split)
 
 
@@ -248,16 +247,16 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ReCoKDError: one is of other losses or options than the run is declared with now.
     """
-    found = {run: read_json(folder / run.name / RESULT) for run in DECLARED if (folder / run.name / RESULT).is_file()}
-    for run, result in found.items():
+    found = {}
+    for run in DECLARED:
+        path = folder / run.name / RESULT
+        if not path.is_file():
+            continue
+        result = found[run.name] = read_json(path)
         method = METHODS[run.method]
-        if (result["losses"], result["options"]) != (dict(method.losses), _plain(method.options)):
+        if (result["losses"], result["options"]) != (method.losses, method.options):
             raise ReCoKDError(
-                f"The result in {folder / run.name} is of other losses than '{run.method}' stands for now: "
+                f"The result in {path.parent} is of other losses than '{run.method}' stands for now: "
                 f"{result['losses']}, {result['options']}. Move that folder elsewhere, or give these another name."
             )
-    return {run.name: result for run, result in found.items()}
-
-
-def _plain(options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: dict(values) for name, values in options.items()}
+    return found

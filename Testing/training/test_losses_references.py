@@ -141,12 +141,6 @@ def test_dprd_compares_displacements_between_cases_over_their_mean_length() -> N
     assert found["distance"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_attention_transfer_adds_up_the_squared_distance_of_a_case() -> None:
-    student, teacher, ours, theirs = pair()
-    maps = [unit((s**2).mean(0).ravel()) - unit((t**2).mean(0).ravel()) for s, t in zip(ours, theirs, strict=True)]
-    assert terms("at", student, teacher)["attention"] == pytest.approx(np.mean([(m**2).sum() for m in maps]), rel=1e-9)
-
-
 @pytest.mark.parametrize("name", ["at", "cirkd", "cwd", "dprd", "emkd", "fitnet", "ifvd", "mgd", "reco", "skd"])
 def test_no_gradient_reaches_the_teacher(name: str) -> None:
     """Also where nobody told torch that none is wanted."""
