@@ -38,12 +38,13 @@ def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path
     terms = list(dict.fromkeys(term for entry in measured for term in entry["gradients"]))
     figure, axes = _figure(2, max(3, (len(terms) + 4) // 2), (3.4 * max(3, (len(terms) + 4) // 2), 6.4))
     figure.suptitle(title)
-    top = max(max(norms) for entry in measured for norms in entry["gradients"].values())
+    pulls = [norm for entry in measured for norms in entry["gradients"].values() for norm in norms if norm > 0]
     for axis, term in zip(axes, terms, strict=False):
         for k in stages:
-            axis.plot(epochs, [e["gradients"][term][k] for e in measured], color=COLOURS[k], label=f"stage {k}")
-        axis.set(title=f"gradient of {term}", ylim=(0, 1.3 * top), xlabel="epoch")
-        axis.set_yscale("symlog", linthresh=1e-4)
+            norms = [entry["gradients"][term][k] for entry in measured]
+            if any(norms):  # not every term pulls at every stage
+                axis.plot(epochs, norms, color=COLOURS[k], label=f"stage {k}")
+        axis.set(title=f"gradient of {term}", yscale="log", ylim=(0.7 * min(pulls), 1.4 * max(pulls)), xlabel="epoch")
         axis.legend(fontsize=7)
     remaining = axes[len(terms) :]
     for k in range(len(measured[0]["cka"])):
@@ -55,7 +56,7 @@ def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path
     for key in measured[0]["least unexplained"]:
         values = [entry["least unexplained"][key] for entry in measured]
         remaining[1].plot(epochs, values, color=COLOURS[int(key)], linestyle=":", label=f"stage {key}, best P")
-    remaining[1].set(title="variance that P F_S leaves", yscale="log", xlabel="epoch")
+    remaining[1].set(title="variance that P F_S leaves", ylim=(0, None), xlabel="epoch")
     for number, key in enumerate(measured[0]["movements"]):
         values = [entry["movements"][key] for entry in measured]
         style = STYLES[number // len(COLOURS) % len(STYLES)]
