@@ -128,7 +128,7 @@ def _shipped(run: Run) -> tuple[nn.Module, int]:
     """The network that the package holds, and the epoch that its weights are of."""
     trainer = run.trainer
     if run.settings.ship != "best" or trainer.validation is None:
-        return trainer.result, trainer.epoch
+        return trainer.distiller.student, trainer.epoch
     best = trainer.checkpoints.best()
     network = copy.deepcopy(trainer.distiller.student)
     network.load_state_dict(best["student"])
@@ -197,7 +197,8 @@ def _training_record(run: Run, epoch: int) -> TrainingRecord:
         date=datetime.now(timezone.utc).date().isoformat(),
         options={
             "epochs": schedule.epochs,
-            "weights": _whose_weights(run, epoch),
+            "weights": f"of the {run.settings.ship} epoch, {epoch}"
+            + (" (training stopped early)" if run.trainer.stopped_early else ""),
             "parts of a batch": run.trainer.optimisation.parts,
             "cases without annotation": len(unlabelled(run.split.training)),
             "weight of cases without annotation": run.settings.data.unlabelled_weight,
@@ -213,14 +214,6 @@ def _training_record(run: Run, epoch: int) -> TrainingRecord:
             "initial weights": None if run.initial is None else f"{run.initial.card.name} {run.initial.checksum}",
         },
     )
-
-
-def _whose_weights(run: Run, epoch: int) -> str:
-    if run.trainer.average is not None:
-        weights = f"average over {epoch} epochs, later ones counting more"
-    else:
-        weights = f"of the {run.settings.ship} epoch, {epoch}"
-    return weights + (" (training stopped early)" if run.trainer.stopped_early else "")
 
 
 def _networks(run: Run) -> dict[str, Any]:

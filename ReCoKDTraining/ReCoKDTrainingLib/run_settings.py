@@ -42,8 +42,7 @@ class RunSettings:
         validate_every: Epochs from one validation on held-out cases to the next; 0 for none.
         validation_cases: How many of them at most; 0 for all.
         patience: Validations without a better one after which training ends; 0 for never.
-        ship: Whose weights go into the package: of the ``last`` epoch, the ``best`` (by validation), or the ``average``
-            over the epochs, later ones counting more.
+        ship: Whose weights go into the package: ``last`` or ``best`` (by validation).
         checkpoint_minutes: Longest time between checkpoints.
         configuration: All of this by the command line's names, for the run folder.
     """

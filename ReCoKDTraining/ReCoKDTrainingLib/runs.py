@@ -183,7 +183,6 @@ def prepare_run(settings: RunSettings, progress: Progress, resume: bool = False,
         workers=default_workers() if settings.workers < 0 else settings.workers,
         progress=progress,
         validation=_validation(settings, split, plan, dataset.label_set, orientation, device),
-        averaged=settings.ship == "average",
         checkpoint_minutes=settings.checkpoint_minutes,
     )
     if settings.compile_teacher:

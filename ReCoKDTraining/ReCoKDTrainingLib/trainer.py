@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ReCoKDLib.errors import Cancelled, ReCoKDError
 
 from .agreement import State, agree, from_first
-from .averaging import WeightAverage
 from .batches import Batch, batches
 from .checkpoints import Checkpoints
 from .distiller import Distiller
@@ -49,7 +48,6 @@ class Trainer:
         workers: Processes that prepare patches; 0 prepares them in this one.
         progress: Where to tell; its ``stop`` says when to end early, its ``journal`` keeps what is learned.
         validation: Held-out cases to measure now and then; None for none.
-        averaged: Whether the result is the average of the student's weights over the epochs, not those of the last one.
         checkpoint_minutes: Longest time between checkpoints; there is one after each epoch in any case.
 
     Attributes:
@@ -69,7 +67,6 @@ class Trainer:
         workers: int,
         progress: Progress,
         validation: Validation | None = None,
-        averaged: bool = False,
         checkpoint_minutes: float = 10.0,
     ) -> None:
         self.schedule = schedule
@@ -81,7 +78,6 @@ class Trainer:
         self.workers = workers
         self.progress = progress
         self.validation = validation
-        self.average = WeightAverage(distiller.student) if averaged else None
         self.checkpoint_seconds = 60 * checkpoint_minutes
         self.optimisation = Optimisation(
             distiller,
@@ -104,11 +100,6 @@ class Trainer:
     def epoch(self) -> int:
         """Whole epochs done."""
         return self.step // self.schedule.steps_per_epoch
-
-    @property
-    def result(self) -> nn.Module:
-        """The network that is validated and shipped."""
-        return self.distiller.student if self.average is None else self.average.network
 
     @property
     def finished(self) -> bool:
@@ -256,8 +247,6 @@ class Trainer:
             | row
         )
         self._sums, self._counters, self._seconds = {}, {}, dict.fromkeys(self._seconds, 0.0)
-        if self.average is not None:
-            self.average.add(self.distiller.student)
         self.save()
         left = math.ceil(seconds * (self.schedule.epochs - self.epoch) / 60)
         self.progress.say(
@@ -273,13 +262,13 @@ class Trainer:
             return
         self.progress.comment("validation on held-out cases")
         try:
-            measured = from_first(lambda: validation.measure(self.result, self.progress.stop))
+            measured = from_first(lambda: validation.measure(self.distiller.student, self.progress.stop))
         except Cancelled:
             self._stop()
         self.history[-1] |= measured
         if best_epoch(self.history) == self.epoch and place().first:
             self.checkpoints.save_best(
-                {"epoch": self.epoch, "student": dict(self.result.state_dict()), DICE: measured[DICE]}
+                {"epoch": self.epoch, "student": self.distiller.student_state(), DICE: measured[DICE]}
             )
         self.save()
         self.progress.say(
@@ -309,7 +298,6 @@ class Trainer:
                 "step": self.step,
                 "student": self.distiller.student_state(),
                 "adapters": self.distiller.adapter_state(),
-                "average": None if self.average is None else self.average.state(),
                 "optimiser": self.optimisation.optimiser.state_dict(),
                 "parts": self.optimisation.parts,
                 "sums": self._sums,
@@ -334,11 +322,6 @@ class Trainer:
             self.optimisation.load_optimiser(state["optimiser"])
             self.optimisation.parts = int(state["parts"])
             self.step = int(state["step"])
-            if self.average is not None and state.get("average") is None:
-                self.average = WeightAverage(self.distiller.student)
-                self.progress.say(f"The average of the weights begins after step {self.step}; there was none before.")
-            elif self.average is not None:
-                self.average.load(state["average"])
             self.history = [dict(row) for row in state["history"]]
             self._sums, self._counters = dict(state["sums"]), dict(state["counters"])
             self._seconds = dict(state["seconds"])

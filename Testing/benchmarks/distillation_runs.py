@@ -23,17 +23,21 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Method:
-    """Distillation losses with their eta, their options, and how connectors start and learn."""
+    """Distillation losses with their eta, their options, how connectors start and learn; whether cases that nobody
+    annotated are trained on, with the teacher's labels.
+    """
 
     losses: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ramp: float = 0.6
     connectors: ConnectorOptions = field(default_factory=ConnectorOptions)
+    unlabelled: bool = True
 
 
 FITTED = ConnectorOptions("fitted", 10)
 METHODS: dict[str, Method] = {
-    "plain": Method(),
+    "plain": Method(unlabelled=False),
+    "teacher's labels": Method(),  # and nothing else of it
     "logits": Method({"logits": 1}),
     "logits, no ramp": Method({"logits": 1}, ramp=0),
     "logits, eta 3": Method({"logits": 3}),
@@ -114,7 +118,7 @@ class DeclaredRun:
     def name(self) -> str:
         """Of its folder."""
         labelled = "" if self.labelled is None else f"-{self.labelled}labelled"
-        method = self.method.replace(", ", "-").replace(" ", "-")
+        method = self.method.replace(", ", "-").replace(" ", "-").replace("'", "")
         return f"x{2**self.width}-{method}-{self.steps}{labelled}-s{self.seed}"
 
 
@@ -135,9 +139,9 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
-    *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in MOST_TELLING),
+    *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in (*MOST_TELLING, "teacher's labels")),
     *(DeclaredRun("logits", seed=seed, labelled=0) for seed in range(3)),
-    DeclaredRun("reco+logits", labelled=0),
+    *(DeclaredRun(method, labelled=0) for method in ("reco", "reco+logits", "teacher's labels")),
     DeclaredRun("logits", width=2, labelled=0),
 )
 """In the order in which they are trained; with all 160 cases labelled it is the first row of a method."""
@@ -220,7 +224,7 @@ def _data(run: DeclaredRun, setting: Setting) -> DataSettings:
     known = split["train"][: run.labelled]
     path = setting.folder / f"split-{run.labelled}.json"
     write_json(path, {"train": known, "val": split["val"]}, overwrite=True)
-    if not METHODS[run.method].losses:
+    if not METHODS[run.method].unlabelled:
         return DataSettings((setting.dataset,), split=path)
     dataset = setting.folder / f"{setting.dataset.name}-{run.labelled}-labelled"
     if not dataset.is_dir():

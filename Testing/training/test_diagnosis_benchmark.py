@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from averaged_teacher import train_on
 from diagnosis import directions, errors, features, follow
 from diagnosis_errors import Census, border_distance, error_table
 from diagnosis_measures import (
@@ -28,6 +29,7 @@ from distillation_costs import pulls
 from distillation_runs import DeclaredRun, Setting
 from distillation_training import train
 from ReCoKDLib.errors import ReCoKDError
+from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
 from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
 from ReCoKDTrainingLib.progress import Progress
@@ -207,3 +209,17 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     labels = [group for group in table if group.startswith("label")]
     assert sum(table[group]["share of the loss"] for group in labels) == pytest.approx(1, rel=1e-3)
     assert all(table[group]["errors of x4-plain-1-s0"] <= table[group]["voxels"] for group in table)
+
+
+def test_the_mean_of_a_teachers_last_epochs(setting: Setting, tmp_path: Path) -> None:
+    rows = train_on(replace(setting, folder=tmp_path / "averaged"), epochs=2, learning_rate=0.01, seed=1)
+    assert [row["epochs"] for row in rows] == [1, 2]
+    assert json.loads((tmp_path / "averaged" / "averaged.json").read_text()) == rows
+    last = torch.load(tmp_path / "averaged" / "checkpoints" / "step-00000002.pt", weights_only=True)["student"]
+    first = torch.load(tmp_path / "averaged" / "checkpoints" / "step-00000001.pt", weights_only=True)["student"]
+    for row, states in zip(rows, ([last], [first, last]), strict=True):
+        packaged = ModelPackage.open(tmp_path / "averaged" / row["package"]).weights()
+        assert 0 <= row["Dice"] <= 1
+        for name, value in packaged.items():
+            expected = np.mean([state[name].double().numpy() for state in states], axis=0)
+            assert np.allclose(value.double().numpy(), expected, rtol=1e-6, atol=1e-9), name

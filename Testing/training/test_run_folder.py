@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-import torch
 from filelock import FileLock
 
 from killed_runs import (
@@ -122,19 +121,6 @@ def test_the_package_has_the_best_weights_and_says_so(run: Path) -> None:
     assert package.card.training.options["weights"] == f"of the best epoch, {best['epoch']}"
     assert package.card.training.steps == 2 * best["epoch"]
     assert "flatters" in package.card.metrics["measured on"]
-
-
-def test_a_package_of_the_average_says_so(distil: list[str], tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    assert main([*distil, "--epochs", "2", "--ship", "average", "--output", str(output)]) == 0
-    first, second = (
-        torch.load(output / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)["student"] for step in (2, 4)
-    )
-    package = ModelPackage.open(output / "blobs-x4.recokd.zip")
-    for name, value in package.weights().items():
-        assert torch.allclose(value, (first[name] + 4 * second[name]) / 5, rtol=1e-4, atol=1e-6), name
-    assert package.card.training.options["weights"] == "average over 2 epochs, later ones counting more"
-    assert "flatters" not in package.card.metrics["measured on"]
 
 
 class Page(HTMLParser):

@@ -56,7 +56,6 @@ def make(
     *,
     distil: bool = True,
     on_device: bool = False,
-    averaged: bool = False,
 ) -> Trainer:
     folder.mkdir(exist_ok=True)
     torch.manual_seed(schedule.seed)
@@ -87,7 +86,6 @@ def make(
         settings={"data": "blobs"},
         workers=0,
         progress=Progress("bar"),
-        averaged=averaged,
     )
 
 
@@ -184,52 +182,6 @@ def test_resuming_gives_the_same_weights_bit_for_bit(
     assert resumed.step == kept
     resumed.run()
     assert same_run(whole, resumed)
-
-
-def test_the_average_is_of_all_epochs_and_survives_a_kill(
-    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path
-) -> None:
-    schedule = Schedule(epochs=3, steps_per_epoch=2)
-    whole = make(dataset, cached, tmp_path / "whole", schedule, averaged=True)
-    ends = [
-        {name: value.double() for name, value in whole.distiller.student_state().items()}
-        for step in whole.steps()
-        if step % schedule.steps_per_epoch == 0
-    ]
-    # The recursion's closed form: the t-th weights count as t (t + 1) (t + 2).
-    expected = {name: (6 * ends[0][name] + 24 * ends[1][name] + 60 * ends[2][name]) / 90 for name in ends[0]}
-    average = whole.result.state_dict()
-    assert average.keys() == expected.keys()
-    assert all(torch.allclose(average[name].double(), expected[name], rtol=1e-5, atol=1e-7) for name in expected)
-    assert any(not torch.equal(average[name].double(), ends[-1][name]) for name in expected)
-    plain = make(dataset, cached, tmp_path / "plain", schedule)
-    plain.run()
-    assert same_run(whole, plain)  # the average is only looked at
-
-    broken = make(dataset, cached, tmp_path / "broken", schedule, averaged=True)
-    killed_after(broken, 5)
-    again = make(dataset, cached, tmp_path / "broken", schedule, averaged=True)
-    resumed = resumed_from(again, tmp_path / "broken")
-    resumed.run()
-    assert all(torch.equal(value, average[name]) for name, value in resumed.result.state_dict().items())
-
-
-def test_the_average_is_what_is_validated_and_may_be_asked_for_late(
-    dataset: NnunetRawDataset, cached: tuple[CachedCase, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = make(dataset, cached, tmp_path / "run", Schedule(epochs=2, steps_per_epoch=1), averaged=True)
-    validated(trainer, dataset, [0.2, 0.5])
-    trainer.run()
-    average = trainer.result.state_dict()
-    assert all(torch.equal(value, average[name]) for name, value in trainer.checkpoints.best()["student"].items())
-
-    plain = make(dataset, cached, tmp_path / "plain", Schedule(epochs=2, steps_per_epoch=1))
-    plain.run()
-    late = make(dataset, cached, tmp_path / "plain", Schedule(epochs=2, steps_per_epoch=1), averaged=True)
-    resumed_from(late, tmp_path / "plain")
-    assert "average of the weights begins after step 2; there was none" in capsys.readouterr().out
-    last = plain.distiller.student_state()
-    assert all(torch.equal(value, last[name]) for name, value in late.result.state_dict().items())
 
 
 def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
