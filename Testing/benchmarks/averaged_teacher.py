@@ -10,22 +10,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillation_runs import Setting, add_arguments
+from distillation_runs import DeclaredRun, Setting, add_arguments, run_settings
 from ReCoKDLib.files import write_json
 from ReCoKDLib.package import ModelPackage
 from ReCoKDLib.prediction import Predictor
 from ReCoKDTrainingLib.evaluation import evaluate_cases
 from ReCoKDTrainingLib.finish import Presentation, package_run
 from ReCoKDTrainingLib.progress import Progress
-from ReCoKDTrainingLib.run_settings import RunSettings
 from ReCoKDTrainingLib.runs import prepare_run
-from ReCoKDTrainingLib.training_data import DataSettings
 
 COUNTS = (1, 2, 5, 10)
 """How many of the last epochs' weights are averaged."""
@@ -45,20 +44,8 @@ def train_on(setting: Setting, epochs: int, learning_rate: float, seed: int) -> 
     Returns:
         For each of ``COUNTS`` that the epochs suffice for: epochs, mean Dice of all and of each segment, package.
     """
-    settings = RunSettings(
-        data=DataSettings((setting.dataset,), split=setting.split),
-        output=setting.folder,
-        initial=setting.teacher,
-        mirror_axes=setting.mirror_axes,
-        epochs=epochs,
-        steps_per_epoch=setting.steps_per_epoch,
-        batch_size=setting.batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=setting.device,
-        precision=setting.precision,
-        workers=setting.workers,
-    )
+    plain = run_settings(DeclaredRun("plain", 0, seed, epochs * setting.steps_per_epoch), setting)
+    settings = replace(plain, output=setting.folder, teacher=None, initial=setting.teacher, learning_rate=learning_rate)
     with Progress("bar") as progress:
         run = prepare_run(settings, progress)
         network = run.trainer.distiller.student
@@ -93,11 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     setting = Setting.of_arguments(given, given.folder, device=given.device)
     for row in train_on(setting, given.epochs, given.learning_rate, given.seed):
-        print(
-            "  ".join(
-                f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
+        shown = [f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()]
+        print("  ".join(shown))
     return 0
 
 
