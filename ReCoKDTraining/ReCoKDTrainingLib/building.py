@@ -27,6 +27,7 @@ from .planner import plan_dataset, with_backbone
 from .precision import arranged, arranged_teacher
 from .recorders import pair_stages, recorder_for
 from .run_settings import RunSettings
+from .weight_selection import load_selected_weights
 
 
 def build_distiller(
@@ -136,7 +137,7 @@ def distiller_for(
         split: Which of them are trained on.
         teacher: Whom to learn from; None for the labels alone.
         classes: From the teacher's classes to the student's.
-        initial: Whose weights training starts from; None for random ones.
+        initial: Whose weights, or a part of them, training starts from; None for random ones.
         device: Where it will be trained.
         dtype: Of autocast in both networks.
 
@@ -160,7 +161,7 @@ def distiller_for(
         device=device,
     )
     if initial is not None:
-        load_weights(distiller.student, initial.weights(0))
+        load_selected_weights(distiller.student, initial.weights(0))
     return distiller
 
 

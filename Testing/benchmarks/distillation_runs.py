@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @dataclass(frozen=True)
 class Method:
     """Distillation losses with their eta, their options, how connectors start and learn; whether cases that nobody
-    annotated are trained on, with the teacher's labels.
+    annotated are trained on, with the teacher's labels; whether the student starts with channels of the teacher.
     """
 
     losses: Mapping[str, float] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class Method:
     ramp: float = 0.6
     connectors: ConnectorOptions = field(default_factory=ConnectorOptions)
     unlabelled: bool = True
+    from_teacher: bool = False
 
 
 FITTED = ConnectorOptions("fitted", 10)
@@ -86,6 +87,11 @@ METHODS: dict[str, Method] = {
     "reco, fitted": Method({"reco": 1}, connectors=FITTED),
     "reco, fitted, logits": Method({"reco": 1, "logits": 1}, connectors=FITTED),
     "reco, normalised": Method({"reco": 0.3}, {"reco": {"normalise": "ema"}}),
+    # students that start with channels of the teacher: weight selection
+    "plain, from teacher": Method(unlabelled=False, from_teacher=True),
+    "logits, eta 3, from teacher": Method({"logits": 3}, from_teacher=True),
+    "reco, from teacher": Method({"reco": 1}, from_teacher=True),
+    "reco, eta 0.3, logits, eta 3, from teacher": Method({"reco": 0.3, "logits": 3}, from_teacher=True),
 }
 
 
@@ -125,17 +131,20 @@ class DeclaredRun:
 MOST_TELLING = ("plain", "logits", "reco", "reco+logits")
 OTHERS = ("fitnet", "cwd", "at", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
 PARTS = ("reco, fg", "reco, bg", "reco, att", "reco, ctx")
-CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and name not in PARTS)
+FROM_TEACHER = tuple(name for name, method in METHODS.items() if method.from_teacher)
+LOGITS = tuple(name for name in METHODS if name.startswith(("logits, ", "logits by")) and name not in FROM_TEACHER)
+CANDIDATES = tuple(name for name in METHODS if name.startswith("reco, ") and name not in (*PARTS, *FROM_TEACHER))
 DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in MOST_TELLING),
     *(DeclaredRun(method) for method in OTHERS),
     *(DeclaredRun("cirkd", seed=seed) for seed in (1, 2)),  # the best of them but MGD, which takes five times as long
     *(DeclaredRun(method) for method in ("ifvd, eta 1", "cirkd, logits, eta 3")),
-    *(DeclaredRun(method) for method in METHODS if method.startswith("logits") and method != "logits"),
+    *(DeclaredRun(method) for method in LOGITS),
     *(DeclaredRun(method, width=2) for method in MOST_TELLING),
     DeclaredRun("logits", width=1, steps=1500),
     *(DeclaredRun("logits, eta 3", seed=seed) for seed in (1, 2)),
     DeclaredRun("logits, eta 3", width=2),
+    *(DeclaredRun(method, seed=seed) for seed in range(3) for method in FROM_TEACHER),
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
@@ -204,6 +213,7 @@ def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
         loss_options=method.options,
         ramp=method.ramp,
         connectors=method.connectors,
+        initial=setting.teacher if method.from_teacher else None,
         mirror_axes=setting.mirror_axes,
         cache=setting.folder / "preprocessed",
         epochs=run.steps // setting.steps_per_epoch,

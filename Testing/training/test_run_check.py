@@ -95,11 +95,17 @@ def test_initial_weights_for_other_labels(dataset: Path, tmp_path: Path, capsys:
 
 def test_initial_weights_of_a_teacher_and_of_a_student(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
     model = small_package(tmp_path / "model.recokd.zip")
-    write_json(tmp_path / "plan.json", ModelPackage.open(model).plan.to_nnunet())
-    arguments = ["--dataset", str(dataset), "--plan", str(tmp_path / "plan.json"), "--initial", str(model)]
-    narrow = [*arguments, "--width", "1"]
-    assert "dataset: initial weights: The weights do not fit" in refused(narrow, tmp_path, capsys)
+    plan = ModelPackage.open(model).plan.to_nnunet()
+    write_json(tmp_path / "plan.json", plan)
+    plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [16, 32]
+    write_json(tmp_path / "wider.json", plan)
+    arguments = ["--dataset", str(dataset), "--initial", str(model), "--plan"]
+    wider = [*arguments, str(tmp_path / "wider.json"), "--width", "0"]
+    assert "dataset: initial weights: The weights do not fit" in refused(wider, tmp_path, capsys)
     shutil.rmtree(tmp_path / "run")
+    arguments.append(str(tmp_path / "plan.json"))
+    narrower = [*arguments, "--width", "1", "--output", str(tmp_path / "narrower")]
+    assert main(["--task", "check", *narrower]) == 0
     assert main(["--task", "check", *arguments, "--output", str(tmp_path / "full")]) == 0
     assert main(["--task", "teacher", *arguments, "--output", str(tmp_path / "run"), *SHORT]) == 0
     again = ["--config", str(tmp_path / "run" / "config.json"), "--task", "check"]
@@ -111,11 +117,11 @@ def test_initial_weights_that_do_not_fit_are_told_beside_losses_that_do_not(
 ) -> None:
     described(dataset, labels={"background": 0, "anterior": [1, 2], "posterior": [2]}, regions_class_order=[1, 2])
     teacher = small_package(tmp_path / "teacher.recokd.zip")
-    plan, label_set = ModelPackage.open(teacher).plan, NnunetRawDataset(dataset).label_set
-    wide = [build_network(plan.architecture, plan.channels, label_set.number_of_heads).state_dict()]
-    initial = write_package(tmp_path / "initial.recokd.zip", small_card(), plan, label_set, wide)
+    plan, label_set = ModelPackage.open(teacher).plan.with_width(1), NnunetRawDataset(dataset).label_set
+    narrow = [build_network(plan.architecture, plan.channels, label_set.number_of_heads).state_dict()]
+    initial = write_package(tmp_path / "initial.recokd.zip", small_card(), plan, label_set, narrow)
     arguments = ["--dataset", str(dataset), "--teacher", str(teacher), "--losses", "reco=1,logits=1"]
-    arguments += ["--initial", str(initial), "--width", "1", "--output", str(tmp_path / "checked")]
+    arguments += ["--initial", str(initial), "--width", "0", "--output", str(tmp_path / "checked")]
     assert main(["--task", "check", *arguments]) == 1
     told = capsys.readouterr().out
     assert "dataset: losses: Of teacher and student" in told

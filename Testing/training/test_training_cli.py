@@ -308,6 +308,18 @@ def test_training_goes_on_from_given_weights(teacher: Path, raw_dataset: Path, t
     assert package.card.training.options["initial weights"] == f"blobs-teacher {first.checksum}"
 
 
+def test_a_student_starts_with_channels_of_its_teacher(teacher: Path, raw_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["--task", "distill", "--dataset", str(raw_dataset), "--output", str(tmp_path / "run"), *SHORT]
+    arguments += ["--teacher", str(teacher), "--initial", str(teacher), "--width", "1", "--learning-rate", "0.000001"]
+    assert main(arguments) == 0
+    package, first = (ModelPackage.open(p) for p in (tmp_path / "run" / "blobs-x2.recokd.zip", teacher))
+    student, wide = package.weights(0), first.weights(0)
+    for key in ("encoder.stages.1.0.convs.1.conv.weight", "decoder.seg_layers.0.weight"):
+        outputs = slice(None) if key.startswith("decoder.seg") else slice(None, None, 2)
+        assert (student[key] - wide[key][outputs, ::2]).abs().max() < 1e-3
+    assert package.card.training.options["initial weights"] == f"blobs-teacher {first.checksum}"
+
+
 def test_mirror_axes_in_words() -> None:
     from ReCoKDTrainingLib.parsing import parse_mirror_axes
 
