@@ -28,6 +28,7 @@ from diagnosis_measures import (
     movements,
     probe,
     similarities,
+    told_apart,
     unexplained,
     unexplained_by_rank,
 )
@@ -36,7 +37,11 @@ from figures import draw_errors, draw_following
 from ReCoKDLib.files import write_json
 from ReCoKDLib.preprocessing import OUTSIDE
 from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.recorders import recorder_for
 from ReCoKDTrainingLib.runs import Run, prepare_run
+
+CASES = 40
+"""To look at, at most; ``follow`` looks at some things in fewer."""
 
 
 class Follower(Progress):
@@ -55,9 +60,11 @@ class Follower(Progress):
     def begin(self, run: Run, cases: int) -> None:
         """Keep the adapters' first weights, and measure."""
         self.run = run
-        images, labels = probe(run, cases, self)
+        self.cases = cases
+        images, labels = probe(run, CASES, self)
         labels[labels == OUTSIDE] = 0
         self.images, self.labels = images.to(run.trainer.device), labels.to(run.trainer.device)
+        self.recorder = recorder_for(run.plan.architecture, decoder=True)
         distiller = run.trainer.distiller
         self.adapters = nn.ModuleDict({"connectors": distiller.connectors, "losses": distiller.losses})
         self.start = {name: value.clone() for name, value in self.adapters.state_dict().items()}
@@ -73,12 +80,14 @@ class Follower(Progress):
         """One more entry of ``measured``."""
         assert self.run is not None
         trainer, output = self.run.trainer, self.run.settings.output
+        few = self.images[: self.cases]
         self.measured.append(
             {
                 "epoch": trainer.epoch,
-                "cka": similarities(trainer.distiller, self.images),
-                "unexplained": unexplained(trainer.distiller, self.images),
-                "least unexplained": least_unexplained(trainer.distiller, self.images),
+                "cka": similarities(trainer.distiller, few),
+                "unexplained": unexplained(trainer.distiller, few),
+                "least unexplained": least_unexplained(trainer.distiller, few),
+                "told apart": told_apart(trainer.distiller, self.recorder, self.images, self.labels),
                 "gradients": gradients_by_stage(trainer.distiller, self.images[:2], self.labels[:2]),
                 "movements": movements(self.adapters, self.start),
                 "losses": trainer.history[-1] if trainer.history else {},
@@ -109,7 +118,7 @@ def errors(declared: Sequence[DeclaredRun], setting: Setting) -> Path:
     return setting.folder / "errors.png"
 
 
-def directions(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 40) -> str:
+def directions(declared: Sequence[DeclaredRun], setting: Setting, cases: int = CASES) -> str:
     """For each run and term the cosines of :func:`agreements` with the segmentation loss, also as ``directions.json``.
 
     Raises:

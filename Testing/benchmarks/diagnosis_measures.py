@@ -13,6 +13,7 @@ from ReCoKDTrainingLib.cache import preprocess_cases
 from ReCoKDTrainingLib.distiller import Distiller
 from ReCoKDTrainingLib.losses.base import NetworkOutputs
 from ReCoKDTrainingLib.progress import Progress
+from ReCoKDTrainingLib.recorders import Recorder
 from ReCoKDTrainingLib.runs import Run
 from ReCoKDTrainingLib.sampling import cut
 
@@ -102,6 +103,39 @@ def unexplained_by_rank(distiller: Distiller, images: Tensor) -> dict[str, float
         variances = torch.linalg.svdvals(y - y.mean(0)).square()
         left[str(k)] = float(variances[ours.shape[1] :].sum() / variances.sum())
     return left
+
+
+def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels: Tensor) -> list[float]:
+    """How well a linear classifier tells the structures apart by the student's features, stage by stage.
+
+    Mean recall over the structures (1: all right; chance is one over their number) of the voxels inside of them. Fitted
+    by least squares on the first half of the cases, measured on the second. A stage too coarse for a structure misses
+    it.
+
+    Args:
+        distiller: whose student it is.
+        recorder: of the student, with its decoder's stages; these come after the encoder's, full resolution first.
+        images: (B, C, D, H, W) of two cases or more.
+        labels: (B, 1, D, H, W), 0 for the background; at coarser stages the nearest voxel's.
+    """
+    with torch.no_grad():
+        batches = [recorder.run(distiller.student, some, True).features for some in images.split(4)]
+    half = len(images) // 2
+    values = labels.unique()[1:]
+    found = []
+    for stage in map(torch.cat, zip(*batches, strict=True)):
+        nearest = nn.functional.interpolate(labels.float(), stage.shape[2:], mode="nearest")
+        columns = torch.cat([stage.double(), torch.ones_like(stage[:, :1], dtype=torch.float64)], 1)
+        sides = []
+        for side in (slice(half), slice(half, None)):
+            flat, value = columns[side].movedim(1, -1).flatten(0, -2), nearest[side].flatten()
+            sides.append((flat[value > 0], value[value > 0, None] == values))
+        (x, known), (seen, right) = sides
+        weight = (known.double() / known.sum(0).clamp_min(1)).sum(1, keepdim=True).sqrt()  # each structure the same
+        fitted = torch.linalg.lstsq(x * weight, known * weight, driver="gelsd").solution
+        guess = (seen @ fitted).argmax(1, keepdim=True) == torch.arange(len(values))
+        found.append(float(((guess & right).sum(0) / right.sum(0).clamp_min(1)).mean()))
+    return found
 
 
 def gradients(

@@ -147,7 +147,7 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method, seed=seed) for seed in range(3) for method in FROM_TEACHER),
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
-    *(DeclaredRun(method, steps=6000) for method in MOST_TELLING),
+    *(DeclaredRun(method, steps=6000) for method in ("plain", "logits, eta 3", "reco", "plain, from teacher")),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in (*MOST_TELLING, "teacher's labels")),
     *(DeclaredRun("logits", seed=seed, labelled=0) for seed in range(3)),
     *(DeclaredRun(method, labelled=0) for method in ("reco", "reco+logits", "teacher's labels")),

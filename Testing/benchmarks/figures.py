@@ -32,11 +32,14 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Gradients by stage and term, similarity, what connectors leave, and how far adapters moved, over the epochs."""
+    """Gradients by stage and term, similarity, what connectors leave, whether structures are told apart, and how far
+    adapters moved, over the epochs.
+    """
     epochs = [entry["epoch"] for entry in measured]
     stages = range(len(measured[0]["gradients"]["segmentation"]))
     terms = list(dict.fromkeys(term for entry in measured for term in entry["gradients"]))
-    figure, axes = _figure(2, max(3, (len(terms) + 4) // 2), (3.4 * max(3, (len(terms) + 4) // 2), 6.4))
+    columns = max(3, (len(terms) + 5) // 2)
+    figure, axes = _figure(2, columns, (3.4 * columns, 6.4))
     figure.suptitle(title)
     pulls = [norm for entry in measured for norms in entry["gradients"].values() for norm in norms if norm > 0]
     for axis, term in zip(axes, terms, strict=False):
@@ -57,15 +60,22 @@ def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path
         values = [entry["least unexplained"][key] for entry in measured]
         remaining[1].plot(epochs, values, color=COLOURS[int(key)], linestyle=":", label=f"stage {key}, best P")
     remaining[1].set(title="variance that P F_S leaves", ylim=(0, None), xlabel="epoch")
+    for k in range(len(measured[0]["told apart"])):
+        values = [entry["told apart"][k] for entry in measured]
+        place, style = (k, "-") if k in stages else (k - len(stages), "--")
+        label = f"stage {place}" if k in stages else f"decoder {place}"
+        remaining[2].plot(epochs, values, color=COLOURS[place], linestyle=style, label=label)
+    remaining[2].set(title="structures told apart linearly", xlabel="epoch")
     for number, key in enumerate(measured[0]["movements"]):
         values = [entry["movements"][key] for entry in measured]
         style = STYLES[number // len(COLOURS) % len(STYLES)]
         label = key.removeprefix("losses.")
-        remaining[2].plot(epochs, values, color=COLOURS[number % len(COLOURS)], linestyle=style, label=label)
-    remaining[2].set(title="movement of the adapters", xlabel="epoch")
-    for axis in remaining[:3]:
-        axis.legend(fontsize=6 if axis is remaining[2] else 7)
-    for axis in remaining[3:]:
+        remaining[3].plot(epochs, values, color=COLOURS[number % len(COLOURS)], linestyle=style, label=label)
+    remaining[3].set(title="movement of the adapters", xlabel="epoch")
+    for axis in remaining[:4]:
+        if axis.lines:
+            axis.legend(fontsize=6 if axis in remaining[2:] else 7)
+    for axis in (axis for axis in remaining if not axis.lines):
         axis.set_axis_off()
     _save(figure, path)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from averaged_teacher import train_on
 from diagnosis import directions, errors, features, follow
@@ -21,6 +22,7 @@ from diagnosis_measures import (
     linear_cka,
     movements,
     similarities,
+    told_apart,
     unexplained,
     unexplained_by_rank,
 )
@@ -31,7 +33,7 @@ from distillation_training import train
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
-from ReCoKDTrainingLib.losses import SegmentationLoss, build_loss
+from ReCoKDTrainingLib.losses import NetworkOutputs, SegmentationLoss, build_loss
 from ReCoKDTrainingLib.progress import Progress
 
 
@@ -93,6 +95,37 @@ def test_no_student_leaves_less_than_its_channels_must() -> None:
     components = torch.linalg.svd(centred, full_matrices=False).Vh[:6]
     left = (centred - centred @ components.T @ components).square().sum() / centred.square().sum()
     assert unexplained_by_rank(pair, images)["1"] == pytest.approx(float(left), rel=1e-6)
+
+
+class _Given:
+    """A recorder of features that are given, for cases that are numbered by their first voxel."""
+
+    decoder = True
+
+    def __init__(self, *features: Tensor) -> None:
+        self.features = features
+
+    def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
+        cases = images[:, 0, 0, 0, 0].long()
+        return NetworkOutputs(tuple(stage[cases] for stage in self.features), ())
+
+
+def test_structures_are_told_apart_where_the_features_differ() -> None:
+    torch.manual_seed(0)
+    labels = block_labels()[:1].long().repeat(6, 1, 1, 1, 1)
+    images = torch.arange(6.0).reshape(6, 1, 1, 1, 1).expand(labels.shape)
+    noise = torch.randn(6, 3, *labels.shape[2:])
+    second = labels == 2
+    clear, half = noise.clone(), nn.functional.avg_pool3d(noise, 2)
+    clear[:, 1:2] = 5 * second + 7.0
+    swapped = clear.clone()
+    swapped[3:, 1:2] = 12 - 5 * second[3:].float()  # in the cases that it is measured on
+    recorder: Any = _Given(clear, half, swapped)
+    seen, random, wrong = told_apart(distiller(), recorder, images, labels)
+    assert (seen, wrong) == (1, 0)
+    assert 0.3 < random < 0.7
+    missed = labels.masked_fill(second & (torch.arange(6).reshape(6, 1, 1, 1, 1) < 3), 1)
+    assert told_apart(distiller(), recorder, images, missed)[0] == 0.5
 
 
 def test_directions_agree_with_themselves() -> None:
@@ -184,6 +217,7 @@ def test_a_run_is_followed_from_its_start(setting: Setting) -> None:
     assert set(measured[0]["movements"].values()) == {0}
     assert measured[-1]["movements"]["connectors.0"] > 0
     assert 0 <= min(measured[-1]["cka"]) <= max(measured[-1]["cka"]) <= 1 + 1e-6
+    assert len(measured[-1]["told apart"]) == 5  # three stages of the encoder, two of the decoder
 
 
 def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
