@@ -119,11 +119,13 @@ def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels:
         labels: (B, 1, D, H, W), 0 for the background; at coarser stages the nearest voxel's.
     """
     with torch.no_grad():
-        batches = [recorder.run(distiller.student, some, True).features for some in images.split(4)]
+        batches = [recorder.run(distiller.student, some, True).features for some in torch.split(images, 4)]
     half = len(images) // 2
-    values = labels.unique()[1:]
+    labels = labels.cpu()
+    values = torch.unique(labels[labels > 0])
     found = []
-    for stage in map(torch.cat, zip(*batches, strict=True)):
+    for stages in zip(*batches, strict=True):
+        stage = torch.cat(stages).cpu()  # where least squares stand features that are equal
         nearest = nn.functional.interpolate(labels.float(), stage.shape[2:], mode="nearest")
         columns = torch.cat([stage.double(), torch.ones_like(stage[:, :1], dtype=torch.float64)], 1)
         sides = []

@@ -30,17 +30,21 @@ from distillation_runs import (
     METHODS,
     RESULT,
     DeclaredRun,
+    Method,
     Setting,
     add_arguments,
     chosen,
     results,
 )
 from distillation_training import groups, measure_teacher, train
-from figures import draw_comparison
+from figures import TOLD_APART, draw_comparison, draw_learning
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.files import read_json, write_json, write_text
 from ReCoKDTrainingLib.evaluation import EvaluationResult
 from ReCoKDTrainingLib.progress import Progress
+
+SHOWN = ("plain", "logits, eta 3", "reco", "plain, from teacher", "logits, eta 3, from teacher")
+"""Methods whose learning is drawn."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +205,41 @@ def _shown(metric: str, values: Sequence[float]) -> str:
     return f"{scale * statistics.fmean(values):.{digits}f}{spread}"
 
 
+def kind(method: Method) -> str:
+    """What it learns from, in words."""
+    losses = [
+        word
+        for word, there in (("features", set(method.losses) - {"logits"}), ("logits", "logits" in method.losses))
+        if there
+    ]
+    return f"{' and '.join(losses) or 'labels alone'}{', from teacher' if method.from_teacher else ''}"
+
+
+def write_learning(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw how the fully annotated x1/8 students of 3,000 steps learnt; nothing where there is none."""
+    curves: dict[str, list[list[float]]] = {}
+    ends: dict[str, list[tuple[int, float]]] = {}
+    for run in DECLARED:
+        if run.name not in found or (run.width, run.steps, run.labelled) != (3, 3000, None):
+            continue
+        result = found[run.name]
+        losses = [epoch["segmentation"] for epoch in result["history"]]
+        if run.method in SHOWN:
+            curves.setdefault(run.method, []).append(losses)
+        if (fell := next((n for n, loss in enumerate(losses, 1) if loss < TOLD_APART), None)) is not None:
+            dice = EvaluationResult.from_dict(result["evaluation"]).mean("dice")
+            ends.setdefault(kind(METHODS[run.method]), []).append((fell, dice))
+    if curves or ends:
+        draw_learning(curves, ends, path)
+
+
 def write_tables(folder: Path, against: str = "plain") -> str:
-    """``table.md``, ``.csv``, ``.json`` and ``.png`` of what is finished; the first is given back."""
-    rows = table_rows(results(folder), against)
+    """``table.md``, ``.csv``, ``.json`` and ``.png`` of what is finished, and ``learning.png``; the first is given
+    back.
+    """
+    found = results(folder)
+    rows = table_rows(found, against)
+    write_learning(found, folder / "learning.png")
     path = folder / "teacher" / RESULT
     teacher = read_json(path) if path.is_file() else None
     text = markdown(rows, teacher, against)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+TOLD_APART = 0.3
+"""A segmentation loss of hippocampus students that tell its two parts apart."""
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 4)))
 
 
@@ -62,9 +64,9 @@ def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path
     remaining[1].set(title="variance that P F_S leaves", ylim=(0, None), xlabel="epoch")
     for k in range(len(measured[0]["told apart"])):
         values = [entry["told apart"][k] for entry in measured]
-        place, style = (k, "-") if k in stages else (k - len(stages), "--")
-        label = f"stage {place}" if k in stages else f"decoder {place}"
-        remaining[2].plot(epochs, values, color=COLOURS[place], linestyle=style, label=label)
+        part, place = ("stage", k) if k in stages else ("decoder", k - len(stages))
+        style = STYLES[part == "decoder"]
+        remaining[2].plot(epochs, values, color=COLOURS[place], linestyle=style, label=f"{part} {place}")
     remaining[2].set(title="structures told apart linearly", xlabel="epoch")
     for number, key in enumerate(measured[0]["movements"]):
         values = [entry["movements"][key] for entry in measured]
@@ -129,4 +131,33 @@ def draw_comparison(dice: Mapping[str, Sequence[float]], teacher: float, path: P
     axis.set_ylim(len(dice) - 0.4, -1)
     axis.set_xlabel("mean Dice x 100 over the validation cases; dots: seeds, lines: their mean")
     axis.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def draw_learning(
+    curves: Mapping[str, Sequence[Sequence[float]]], ends: Mapping[str, Sequence[tuple[int, float]]], path: Path
+) -> None:
+    """How students learn: their segmentation losses over the epochs, and their Dice by when these fell.
+
+    Args:
+        curves: by row, the segmentation loss of each epoch, for each seed.
+        ends: by kind of losses, for each run the epoch in which its loss fell below a bound, and its mean Dice.
+        path: A PNG.
+    """
+    figure, (left, right) = _figure(1, 2, (12, 4.2))
+    for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=False):
+        for number, losses in enumerate(seeds):
+            label = name if number == 0 else None
+            left.plot(range(1, len(losses) + 1), losses, STYLES[number % len(STYLES)], color=colour, label=label)
+    left.set(title="segmentation loss in the training, a line for each seed", xlabel="epoch", yscale="log")
+    left.set_yticks([0.2, 0.3, 0.4, 0.6, 1.0], ["0.2", "0.3", "0.4", "0.6", "1"])
+    left.minorticks_off()
+    for colour, (name, points) in zip(COLOURS, ends.items(), strict=False):
+        right.plot(*zip(*((epoch, 100 * dice) for epoch, dice in points), strict=True), "o", color=colour, label=name)
+    right.set(
+        title="mean Dice x 100 at the end, a dot for each run", xlabel=f"first epoch with a loss below {TOLD_APART}"
+    )
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
     _save(figure, path)

@@ -239,6 +239,7 @@ def made_up(dice: list[float]) -> dict[str, Any]:
         "flops": 2e9,
         "seconds_per_step": 0.25,
         "processor_seconds_per_step": 0.2,
+        "history": [{"segmentation": loss} for loss in (1.3, 0.65, 0.25, 0.2)],
         "evaluation": EvaluationResult(("a", "b"), cases, 1.0, "cpu").to_dict(),
     }
 
@@ -281,6 +282,8 @@ def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) 
     assert "gain over reco" in write_tables(tmp_path, "reco")
     assert json.loads((tmp_path / "table.json").read_text())[0]["gain"] == pytest.approx(-gain.mean())
     assert (tmp_path / "table.png").stat().st_size > 5000
+    assert (tmp_path / "learning.png").stat().st_size > 5000
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_result_of_other_losses_is_not_taken_for_the_declared_run(

@@ -64,7 +64,7 @@ def test_every_backbone_gives_to_a_narrower_one_and_to_its_like(backbone: str) -
 def test_channels_that_are_no_divisor_are_spread() -> None:
     layer = nn.Conv3d(1, 3, 1)
     load_selected_weights(layer, {"weight": torch.arange(8.0).reshape(8, 1, 1, 1, 1), "bias": torch.arange(8.0)})
-    assert layer.weight.flatten().tolist() == layer.bias.tolist() == [0, 2, 5]
+    assert [tensor.flatten().tolist() for tensor in layer.parameters()] == [[0, 2, 5], [0, 2, 5]]
 
 
 @pytest.mark.parametrize(
