@@ -34,13 +34,14 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Gradients by stage and term, similarity, what connectors leave, whether structures are told apart, and how far
-    adapters moved, over the epochs.
+    """Gradients by stage and term, similarity, what connectors leave, whether structures are told apart, the
+    segmentation loss, and how far adapters moved, over the epochs.
     """
     epochs = [entry["epoch"] for entry in measured]
     stages = range(len(measured[0]["gradients"]["segmentation"]))
     terms = list(dict.fromkeys(term for entry in measured for term in entry["gradients"]))
-    columns = max(3, (len(terms) + 5) // 2)
+    panels = len(terms) + 4 + bool(measured[0]["movements"])
+    columns = max(3, (panels + 1) // 2)
     figure, axes = _figure(2, columns, (3.4 * columns, 6.4))
     figure.suptitle(title)
     pulls = [norm for entry in measured for norms in entry["gradients"].values() for norm in norms if norm > 0]
@@ -68,16 +69,20 @@ def draw_following(measured: Sequence[Mapping[str, Any]], title: str, path: Path
         style = STYLES[part == "decoder"]
         remaining[2].plot(epochs, values, color=COLOURS[place], linestyle=style, label=f"{part} {place}")
     remaining[2].set(title="structures told apart linearly", xlabel="epoch")
+    learnt = [entry for entry in measured if entry["losses"]]
+    remaining[3].plot([e["epoch"] for e in learnt], [e["losses"]["segmentation"] for e in learnt], color="black")
+    remaining[3].set(title="segmentation loss in the training", yscale="log", xlabel="epoch")
     for number, key in enumerate(measured[0]["movements"]):
         values = [entry["movements"][key] for entry in measured]
         style = STYLES[number // len(COLOURS) % len(STYLES)]
         label = key.removeprefix("losses.")
-        remaining[3].plot(epochs, values, color=COLOURS[number % len(COLOURS)], linestyle=style, label=label)
-    remaining[3].set(title="movement of the adapters", xlabel="epoch")
-    for axis in remaining[:4]:
-        if axis.lines:
-            axis.legend(fontsize=6 if axis in remaining[2:] else 7)
-    for axis in (axis for axis in remaining if not axis.lines):
+        remaining[4].plot(epochs, values, color=COLOURS[number % len(COLOURS)], linestyle=style, label=label)
+    for axis in remaining[:3]:
+        axis.legend(fontsize=7, loc="lower right" if axis is remaining[2] else "best")
+    if measured[0]["movements"]:
+        remaining[4].set(title="movement of the adapters", xlabel="epoch")
+        remaining[4].legend(fontsize=6)
+    for axis in axes[panels:]:
         axis.set_axis_off()
     _save(figure, path)
 
