@@ -43,7 +43,6 @@ METHODS: dict[str, Method] = {
     "logits, no ramp": Method({"logits": 1}, ramp=0),
     "logits, eta 3": Method({"logits": 3}),
     "logits, eta 10": Method({"logits": 10}),
-    "logits, eta 3, long ramp": Method({"logits": 3}, ramp=1),
     "logits by class": Method({"logits": 1}, {"logits": {"by_class": True}}),
     "logits by class, eta 0.3": Method({"logits": 0.3}, {"logits": {"by_class": True}}),
     "reco": Method({"reco": 1}),
@@ -68,13 +67,10 @@ METHODS: dict[str, Method] = {
     "reco, ctx": Method({"reco": 1}, {"reco": {"fg": 0, "bg": 0, "att": 0}}),
     # candidates, in the spirit of the method
     "reco, no att": Method({"reco": 1}, {"reco": {"att": 0}}),
-    "reco, weak att": Method({"reco": 1}, {"reco": {"att": 0.1}}),
-    "reco, no att, logits": Method({"reco": 1, "logits": 1}, {"reco": {"att": 0}}),
     "reco, eta 0.3": Method({"reco": 0.3}),
     "reco, eta 0.1": Method({"reco": 0.1}),
     "reco, eta 0.01": Method({"reco": 0.01}),  # the authors'
     "reco, eta 0.3, logits": Method({"reco": 0.3, "logits": 1}),
-    "reco, no ramp": Method({"reco": 1}, ramp=0),
     "reco, eta 0.3, logits, eta 3": Method({"reco": 0.3, "logits": 3}),
     "reco, first half, logits": Method({"reco": 1, "logits": 1}, {"reco": {"until": 0.5}}),
     "reco, first half, logits, no ramp": Method({"reco": 1, "logits": 1}, {"reco": {"until": 0.5}}, ramp=0),
@@ -85,7 +81,6 @@ METHODS: dict[str, Method] = {
     "reco, area": Method({"reco": 1}, {"reco": {"masks": "area"}}),
     "reco, affinity": Method({"reco": 1}, {"reco": {"context": "affinity"}}),
     "reco, fitted": Method({"reco": 1}, connectors=FITTED),
-    "reco, fitted, logits": Method({"reco": 1, "logits": 1}, connectors=FITTED),
     "reco, normalised": Method({"reco": 0.3}, {"reco": {"normalise": "ema"}}),
     # students that start with channels of the teacher: weight selection
     "plain, from teacher": Method(unlabelled=False, from_teacher=True),

@@ -146,7 +146,8 @@ def draw_learning(
 
     Args:
         curves: by row, the segmentation loss of each epoch, for each seed.
-        ends: by kind of losses, for each run the epoch in which its loss fell below a bound, and its mean Dice.
+        ends: by losses and start, as "logits, from teacher", for each run the epoch in which its loss fell below a
+            bound, and its mean Dice.
         path: A PNG.
     """
     figure, (left, right) = _figure(1, 2, (12, 4.2))
@@ -157,8 +158,12 @@ def draw_learning(
     left.set(title="segmentation loss in the training, a line for each seed", xlabel="epoch", yscale="log")
     left.set_yticks([0.2, 0.3, 0.4, 0.6, 1.0], ["0.2", "0.3", "0.4", "0.6", "1"])
     left.minorticks_off()
-    for colour, (name, points) in zip(COLOURS, ends.items(), strict=False):
-        right.plot(*zip(*((epoch, 100 * dice) for epoch, dice in points), strict=True), "o", color=colour, label=name)
+    learnt_from = list(dict.fromkeys(name.partition(", ")[0] for name in ends))
+    for name, points in ends.items():
+        base, _, start = name.partition(", ")
+        colour, marker = COLOURS[learnt_from.index(base)], "^" if start else "o"
+        epochs, dice = zip(*points, strict=True)
+        right.plot(epochs, [100 * value for value in dice], marker, color=colour, label=name)
     right.set(
         title="mean Dice x 100 at the end, a dot for each run", xlabel=f"first epoch with a loss below {TOLD_APART}"
     )
