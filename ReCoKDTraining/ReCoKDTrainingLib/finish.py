@@ -211,9 +211,17 @@ def _training_record(run: Run, epoch: int) -> TrainingRecord:
             "device": str(run.trainer.device),
             "mirror axes": list(run.settings.mirror_axes),
             **_networks(run),
-            "initial weights": None if run.initial is None else f"{run.initial.card.name} {run.initial.checksum}",
+            "initial weights": _initial(run),
         },
     )
+
+
+def _initial(run: Run) -> str | None:
+    """Whose weights it started from."""
+    if run.initial is None:
+        return None
+    whole = run.initial.plan.architecture.features_per_stage == run.plan.architecture.features_per_stage
+    return f"{'' if whole else 'channels of '}{run.initial.card.name} {run.initial.checksum}"
 
 
 def _networks(run: Run) -> dict[str, Any]:

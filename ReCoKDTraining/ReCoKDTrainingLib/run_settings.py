@@ -31,8 +31,8 @@ class RunSettings:
         planner: Name of the planner that makes a plan.
         memory_gb: Budget of a plan that is made; None is the planner's own.
         mirror_axes: Axes of the preprocessed image that augmentation may flip.
-        initial: Model package whose weights training starts from: of the same plan, or of a wider network, such as
-            the teacher, of which evenly spaced channels are taken; None for random ones.
+        initial: Model package with the same labels whose weights training starts from: of the same network, or of a
+            wider one, such as the teacher, of which evenly spaced channels are taken; None for random ones.
         cache: Folder for preprocessed cases; None puts it into the run folder.
         schedule: How long and how fast; a batch size of 0 stands for the plan's.
         device: auto, cpu, cuda or mps.

@@ -12,31 +12,44 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ReCoKDLib.networks import load_weights, plain_state
+from ReCoKDLib.errors import PlanError
+from ReCoKDLib.networks import load_weights
+
+REMEDY = "Start from a model of the same backbone and stages that is as wide, or wider by one factor throughout."
 
 
 def load_selected_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load a state dictionary of the same network, or of a wider one.
+    """Load a state dictionary of the same network, or of one with n times its channels, of which it takes each n-th.
 
     Args:
-        network: With C' channels where the other has C >= C'. Channel i of it becomes channel floor(i C / C') of the
-            other. Behind a concatenation that is so for each half.
-        weights: Of the same kind of network with the same stages, kernels and outputs.
+        network: Whose weights are replaced.
+        weights: Of the same kind of network with the same stages, kernels, inputs and outputs.
 
     Raises:
-        PlanError: A tensor is missing, unexpected, narrower, or of another kernel; the first one is named.
+        PlanError: A tensor is missing, unexpected, narrower or of another kernel, or some layers are wider by another
+            factor than others (a student has at least 4 channels), so that their channels would not fit together.
     """
-    shapes = {key: tensor.shape for key, tensor in plain_state(network).items()}
-    load_weights(network, {key: _selected(w, shapes[key]) if key in shapes else w for key, w in weights.items()})
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    found = {key: _factors(wide.shape, shapes[key]) for key, wide in weights.items() if key in shapes}
+    factors = set().union(*found.values()) - {1}
+    if len(factors) > 1 or not all(factor.is_integer() for factor in factors):
+        raise PlanError(
+            f"The initial weights do not fit: some layers are wider by another factor than others. {REMEDY}"
+        )
+    for step in map(int, factors):
+        slices = {key: tuple(slice(None, None, step if f == step else 1) for f in of) for key, of in found.items()}
+        weights = {key: wide[slices[key]] if key in slices else wide for key, wide in weights.items()}
+    try:
+        load_weights(network, weights)
+    except PlanError as error:
+        raise PlanError(str(error).replace("Use the plan they were trained with.", REMEDY)) from error
 
 
-def _selected(wide: Tensor, shape: torch.Size) -> Tensor:
-    """Evenly spaced channels, which are the first two axes of a kernel and the only one of a bias or a norm.
+def _factors(wide: torch.Size, narrow: torch.Size) -> tuple[float, ...]:
+    """By how much the channels are more, along the first two axes of a kernel or the only one of a bias or a norm.
 
-    A tensor that is no wider version of ``shape`` stays as it is, for the caller to refuse.
+    1 where they are fewer or the kernels differ, for :func:`load_weights` to refuse.
     """
-    if wide.shape[2:] != shape[2:] or any(many < few for many, few in zip(wide.shape, shape, strict=False)):
-        return wide
-    for axis, (many, few) in enumerate(zip(wide.shape, shape, strict=False)):
-        wide = wide.index_select(axis, torch.arange(few) * many // few)
-    return wide
+    if wide[2:] != narrow[2:] or len(wide) != len(narrow):
+        return ()
+    return tuple(max(1.0, many / few) for many, few in zip(wide[:2], narrow[:2], strict=True))

@@ -41,7 +41,7 @@ from ReCoKDTrainingLib.recorders import recorder_for
 from ReCoKDTrainingLib.runs import Run, prepare_run
 
 CASES = 40
-"""To look at, at most; ``follow`` looks at some things in fewer."""
+"""Validation cases that are looked at, at most; ``follow`` looks at some things in fewer."""
 
 
 class Follower(Progress):
@@ -64,7 +64,8 @@ class Follower(Progress):
         images, labels = probe(run, CASES, self)
         labels[labels == OUTSIDE] = 0
         self.images, self.labels = images.to(run.trainer.device), labels.to(run.trainer.device)
-        self.recorder = recorder_for(run.plan.architecture, decoder=True)
+        architecture = run.plan.architecture
+        self.recorder = recorder_for(architecture, decoder=architecture.backbone.encoder_returns_stages)
         distiller = run.trainer.distiller
         self.adapters = nn.ModuleDict({"connectors": distiller.connectors, "losses": distiller.losses})
         self.start = {name: value.clone() for name, value in self.adapters.state_dict().items()}

@@ -108,16 +108,23 @@ def unexplained_by_rank(distiller: Distiller, images: Tensor) -> dict[str, float
 def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels: Tensor) -> list[float]:
     """How well a linear classifier tells the structures apart by the student's features, stage by stage.
 
-    Mean recall over the structures (1: all right; chance is one over their number) of the voxels inside of them. Fitted
-    by least squares on the first half of the cases, measured on the second. A stage too coarse for a structure misses
-    it.
+    Mean recall over the structures (1: every voxel right; chance is one over their number), of the voxels inside of
+    them. Fitted by least squares on the first half of the cases, measured on the second. A stage too coarse for a
+    structure misses it.
 
     Args:
         distiller: whose student it is.
         recorder: of the student, with its decoder's stages; these come after the encoder's, full resolution first.
         images: (B, C, D, H, W) of two cases or more.
         labels: (B, 1, D, H, W), 0 for the background; at coarser stages the nearest voxel's.
+
+    Raises:
+        ReCoKDError: a single case has no two halves.
     """
+    if len(images) < 2:
+        raise ReCoKDError(
+            "A classifier is fitted on one half of the cases and measured on the other: give two or more."
+        )
     with torch.no_grad():
         batches = [recorder.run(distiller.student, some, True).features for some in torch.split(images, 4)]
     half = len(images) // 2
@@ -125,7 +132,7 @@ def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels:
     values = torch.unique(labels[labels > 0])
     found = []
     for stages in zip(*batches, strict=True):
-        stage = torch.cat(stages).cpu()  # where least squares stand features that are equal
+        stage = torch.cat(stages).cpu()  # whose solver copes with equal features
         nearest = nn.functional.interpolate(labels.float(), stage.shape[2:], mode="nearest")
         columns = torch.cat([stage.double(), torch.ones_like(stage[:, :1], dtype=torch.float64)], 1)
         sides = []
@@ -133,7 +140,9 @@ def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels:
             flat, value = columns[side].movedim(1, -1).flatten(0, -2), nearest[side].flatten()
             sides.append((flat[value > 0], value[value > 0, None] == values))
         (x, known), (seen, right) = sides
-        weight = (known.double() / known.sum(0).clamp_min(1)).sum(1, keepdim=True).sqrt()  # each structure the same
+        weight = (
+            (known.double() / known.sum(0).clamp_min(1)).sum(1, keepdim=True).sqrt()
+        )  # each structure counts the same
         fitted = torch.linalg.lstsq(x * weight, known * weight, driver="gelsd").solution
         guess = (seen @ fitted).argmax(1, keepdim=True) == torch.arange(len(values))
         found.append(float(((guess & right).sum(0) / right.sum(0).clamp_min(1)).mean()))

@@ -37,7 +37,7 @@ from distillation_runs import (
     results,
 )
 from distillation_training import groups, measure_teacher, train
-from figures import TOLD_APART, draw_comparison, draw_learning
+from figures import Curve, draw_comparison, draw_learning
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.files import read_json, write_json, write_text
 from ReCoKDTrainingLib.evaluation import EvaluationResult
@@ -205,32 +205,24 @@ def _shown(metric: str, values: Sequence[float]) -> str:
     return f"{scale * statistics.fmean(values):.{digits}f}{spread}"
 
 
-def kind(method: Method) -> str:
-    """What it learns from, in words."""
-    losses = [
-        word
-        for word, there in (("features", set(method.losses) - {"logits"}), ("logits", "logits" in method.losses))
-        if there
-    ]
-    return f"{' and '.join(losses) or 'labels alone'}{', from teacher' if method.from_teacher else ''}"
+def learns_from(method: Method) -> str:
+    """What its losses want of it, in words."""
+    kinds = {"logits" if loss == "logits" else "features" for loss in method.losses}
+    return " and ".join(sorted(kinds)) or "labels alone"
 
 
-def write_learning(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw how the fully annotated x1/8 students of 3,000 steps learnt; nothing where there is none."""
-    curves: dict[str, list[list[float]]] = {}
-    ends: dict[str, list[tuple[int, float]]] = {}
+def learning(found: Mapping[str, Mapping[str, Any]]) -> list[Curve]:
+    """How the x1/8 students of 3,000 steps and all annotations learnt."""
+    curves = []
     for run in DECLARED:
         if run.name not in found or (run.width, run.steps, run.labelled) != (3, 3000, None):
             continue
-        result = found[run.name]
+        result, method = found[run.name], METHODS[run.method]
         losses = [epoch["segmentation"] for epoch in result["history"]]
-        if run.method in SHOWN:
-            curves.setdefault(run.method, []).append(losses)
-        if (fell := next((n for n, loss in enumerate(losses, 1) if loss < TOLD_APART), None)) is not None:
-            dice = EvaluationResult.from_dict(result["evaluation"]).mean("dice")
-            ends.setdefault(kind(METHODS[run.method]), []).append((fell, dice))
-    if curves or ends:
-        draw_learning(curves, ends, path)
+        dice = EvaluationResult.from_dict(result["evaluation"]).mean("dice")
+        name = run.method if run.method in SHOWN else ""
+        curves.append(Curve(name, learns_from(method), method.from_teacher, losses, dice))
+    return curves
 
 
 def write_tables(folder: Path, against: str = "plain") -> str:
@@ -239,7 +231,8 @@ def write_tables(folder: Path, against: str = "plain") -> str:
     """
     found = results(folder)
     rows = table_rows(found, against)
-    write_learning(found, folder / "learning.png")
+    if curves := learning(found):
+        draw_learning(curves, folder / "learning.png")
     path = folder / "teacher" / RESULT
     teacher = read_json(path) if path.is_file() else None
     text = markdown(rows, teacher, against)

@@ -191,7 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_settings(run: DeclaredRun, setting: Setting) -> RunSettings:
-    """The same teacher, patches, schedule and selection of weights for every run; only the losses differ.
+    """The same teacher, patches, schedule and selection of weights for every run; only losses and start differ.
 
     Raises:
         ReCoKDError: the steps are no whole number of epochs.
@@ -254,7 +254,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     """By the run's name, every result that there is, in the order of the declared list.
 
     Raises:
-        ReCoKDError: one is of other losses or options than the run is declared with now.
+        ReCoKDError: one is of other losses or options, or of another start, than the run is declared with now.
     """
     found = {}
     for run in DECLARED:
@@ -263,9 +263,11 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
             continue
         result = found[run.name] = read_json(path)
         method = METHODS[run.method]
-        if (result["losses"], result["options"]) != (method.losses, method.options):
+        from_teacher = result.get("from_teacher", False)  # results from before there was a choice have none
+        if (result["losses"], result["options"], from_teacher) != (method.losses, method.options, method.from_teacher):
+            start = ", from teacher" if from_teacher else ""
             raise ReCoKDError(
-                f"The result in {path.parent} is of other losses than '{run.method}' stands for now: "
-                f"{result['losses']}, {result['options']}. Move that folder elsewhere, or give these another name."
+                f"The result in {path.parent} is of another method than '{run.method}' stands for now: "
+                f"{result['losses']}, {result['options']}{start}. Move that folder elsewhere, or rename the method."
             )
     return found

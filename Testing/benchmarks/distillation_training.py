@@ -227,6 +227,7 @@ def _result(declared: DeclaredRun, run: Run, measured: EvaluationResult) -> dict
         "options": {name: dict(options) for name, options in run.settings.loss_options.items()},
         "ramp": run.settings.ramp,
         "connectors": asdict(run.settings.connectors),
+        "from_teacher": run.initial is not None,
         "parameters": count_parameters(trainer.distiller.student),
         "flops": patch_flops(run.plan, run.dataset.label_set.number_of_heads),
         "seconds_per_step": wall,

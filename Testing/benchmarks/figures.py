@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-TOLD_APART = 0.3
-"""A segmentation loss of hippocampus students that tell its two parts apart."""
+LEARNT_BELOW = 0.3
+"""The segmentation loss below which a student of the hippocampus is said to have learnt its two parts."""
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 4)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a student learnt.
+
+    Attributes:
+        name: under which it is drawn; empty for those whose end alone is shown.
+        learns_from: labels alone, logits, features, or features and logits.
+        from_teacher: whether it started with channels of the teacher.
+        losses: the segmentation loss of each epoch.
+        dice: mean Dice at the end, between 0 and 1.
+    """
+
+    name: str
+    learns_from: str
+    from_teacher: bool
+    losses: Sequence[float]
+    dice: float
+
+    @property
+    def learnt(self) -> int | None:
+        """The first epoch with a loss below ``LEARNT_BELOW``, counted from 1."""
+        return next((epoch for epoch, loss in enumerate(self.losses, 1) if loss < LEARNT_BELOW), None)
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
@@ -139,35 +164,35 @@ def draw_comparison(dice: Mapping[str, Sequence[float]], teacher: float, path: P
     _save(figure, path)
 
 
-def draw_learning(
-    curves: Mapping[str, Sequence[Sequence[float]]], ends: Mapping[str, Sequence[tuple[int, float]]], path: Path
-) -> None:
+def draw_learning(curves: Sequence[Curve], path: Path) -> None:
     """How students learn: their segmentation losses over the epochs, and their Dice by when these fell.
 
-    Args:
-        curves: by row, the segmentation loss of each epoch, for each seed.
-        ends: by losses and start, as "logits, from teacher", for each run the epoch in which its loss fell below a
-            bound, and its mean Dice.
-        path: A PNG.
+    Colours stand for what they learn from; triangles have started from their teacher. Left are those with a name, a
+    line for each seed; right all whose loss ever fell below ``LEARNT_BELOW``.
     """
     figure, (left, right) = _figure(1, 2, (12, 4.2))
-    for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=False):
-        for number, losses in enumerate(seeds):
-            label = name if number == 0 else None
-            left.plot(range(1, len(losses) + 1), losses, STYLES[number % len(STYLES)], color=colour, label=label)
+    kinds = list(dict.fromkeys(curve.learns_from for curve in curves))
+    named = list(dict.fromkeys(curve.name for curve in curves if curve.name))
+    seen: dict[str, int] = {}
+    told: set[tuple[str, bool]] = set()
+    for curve in curves:
+        colour, marker = COLOURS[kinds.index(curve.learns_from)], "^" if curve.from_teacher else "o"
+        if curve.name in named:
+            number = seen[curve.name] = seen.get(curve.name, -1) + 1
+            epochs, style = range(1, len(curve.losses) + 1), STYLES[number % len(STYLES)]
+            (line,) = left.plot(epochs, curve.losses, linestyle=style, color=colour)
+            line.set(label="_" if number else curve.name, marker="^" if curve.from_teacher else "", markevery=3)
+        if (fell := curve.learnt) is not None:
+            kind = (curve.learns_from, curve.from_teacher)
+            label = None if kind in told else f"{curve.learns_from}{', from teacher' if curve.from_teacher else ''}"
+            told.add(kind)
+            right.plot([fell], [100 * curve.dice], marker, color=colour, label=label)
     left.set(title="segmentation loss in the training, a line for each seed", xlabel="epoch", yscale="log")
     left.set_yticks([0.2, 0.3, 0.4, 0.6, 1.0], ["0.2", "0.3", "0.4", "0.6", "1"])
     left.minorticks_off()
-    learnt_from = list(dict.fromkeys(name.partition(", ")[0] for name in ends))
-    for name, points in ends.items():
-        base, _, start = name.partition(", ")
-        colour, marker = COLOURS[learnt_from.index(base)], "^" if start else "o"
-        epochs, dice = zip(*points, strict=True)
-        right.plot(epochs, [100 * value for value in dice], marker, color=colour, label=name)
-    right.set(
-        title="mean Dice x 100 at the end, a dot for each run", xlabel=f"first epoch with a loss below {TOLD_APART}"
-    )
+    right.set(title="mean Dice x 100 at the end", xlabel=f"first epoch with a loss below {LEARNT_BELOW}")
     for axis in (left, right):
-        axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
     _save(figure, path)

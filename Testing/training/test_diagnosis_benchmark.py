@@ -126,6 +126,8 @@ def test_structures_are_told_apart_where_the_features_differ() -> None:
     assert 0.3 < random < 0.7
     missed = labels.masked_fill(second & (torch.arange(6).reshape(6, 1, 1, 1, 1) < 3), 1)
     assert told_apart(distiller(), recorder, images, missed)[0] == 0.5
+    with pytest.raises(ReCoKDError, match="give two or more"):
+        told_apart(distiller(), recorder, images[:1], labels[:1])
 
 
 def test_directions_agree_with_themselves() -> None:

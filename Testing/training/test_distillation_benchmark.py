@@ -15,10 +15,11 @@ from filelock import FileLock
 from scipy import stats
 
 import distillation
-from distillation import case_dice, main, markdown, table_rows, train_all, write_tables
+from distillation import case_dice, learning, main, markdown, table_rows, train_all, write_tables
 from distillation_costs import table
 from distillation_runs import DECLARED, METHODS, RESULT, DeclaredRun, Setting, results, run_settings
 from distillation_training import SharedPatches, SharedTeacher, groups, share_patches, share_teacher, train
+from figures import draw_learning
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.datasets import NnunetRawDataset
@@ -69,7 +70,7 @@ def test_the_list_holds_what_the_issue_asks_for() -> None:
     assert set(available_losses()) == used
 
 
-def test_rows_differ_in_their_losses_alone(setting: Setting) -> None:
+def test_rows_differ_in_losses_and_start_alone(setting: Setting) -> None:
     plain = run_settings(DeclaredRun("plain", steps=2), setting)
     for name, method in METHODS.items():
         other = run_settings(DeclaredRun(name, steps=2), setting)
@@ -286,14 +287,42 @@ def test_the_gain_is_paired_over_the_cases_and_the_common_seeds(tmp_path: Path) 
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_result_of_other_losses_is_not_taken_for_the_declared_run(
+def test_when_students_learnt_is_read_from_their_losses(tmp_path: Path) -> None:
+    late = {**made_up([0.8]), "history": [{"segmentation": loss} for loss in (1.0, 0.3)]}
+    found = {
+        "x8-plain-3000-s0": made_up([0.7]),
+        "x8-reco-3000-s0": late,
+        "x8-reco+logits-3000-s0": made_up([0.7]),
+        "x8-logits-eta-3-from-teacher-3000-s1": made_up([0.9]),
+        "x8-logits-3000-10labelled-s0": made_up([0.9]),
+        "x4-plain-3000-s0": made_up([0.9]),
+    }
+    curves = {(c.name, c.learns_from, c.from_teacher): (c.learnt, round(c.dice, 6)) for c in learning(found)}
+    assert curves == {
+        ("plain", "labels alone", False): (3, 0.7),
+        ("reco", "features", False): (None, 0.8),
+        ("", "features and logits", False): (3, 0.7),
+        ("logits, eta 3, from teacher", "logits", True): (3, 0.9),
+    }
+    draw_learning(learning({"x8-reco-3000-s0": late}), tmp_path / "one.png")  # nothing to show on the right
+
+
+def test_a_result_of_another_method_is_not_taken_for_the_declared_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x8-skd-3000-s0").mkdir()
     content = {**made_up([0.8, 0.7]), "losses": {"skd": 1}, "options": {}}
     (tmp_path / "x8-skd-3000-s0" / RESULT).write_text(json.dumps(content))
     assert main(["table", "--folder", str(tmp_path)]) == 2
-    assert "x8-skd-3000-s0 is of other losses than 'skd' stands for now" in capsys.readouterr().err
+    assert "x8-skd-3000-s0 is of another method than 'skd' stands for now" in capsys.readouterr().err
+    (tmp_path / "x8-skd-3000-s0" / RESULT).unlink()
+    (tmp_path / "x8-plain-from-teacher-3000-s0").mkdir()
+    content = {**made_up([0.8, 0.7]), "losses": {}, "options": {}}
+    path = tmp_path / "x8-plain-from-teacher-3000-s0" / RESULT
+    path.write_text(json.dumps(content))
+    assert main(["table", "--folder", str(tmp_path)]) == 2
+    path.write_text(json.dumps({**content, "from_teacher": True}))
+    assert main(["table", "--folder", str(tmp_path)]) == 0
 
 
 def test_without_any_label_a_row_is_compared_with_that_of_all() -> None:

@@ -317,7 +317,7 @@ def test_a_student_starts_with_channels_of_its_teacher(teacher: Path, raw_datase
     for key in ("encoder.stages.1.0.convs.1.conv.weight", "decoder.seg_layers.0.weight"):
         outputs = slice(None) if key.startswith("decoder.seg") else slice(None, None, 2)
         assert (student[key] - wide[key][outputs, ::2]).abs().max() < 1e-3
-    assert package.card.training.options["initial weights"] == f"blobs-teacher {first.checksum}"
+    assert package.card.training.options["initial weights"] == f"channels of blobs-teacher {first.checksum}"
 
 
 def test_mirror_axes_in_words() -> None:
