@@ -23,7 +23,8 @@ def load_selected_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> 
 
     Args:
         network: Whose weights are replaced.
-        weights: Of the same kind of network with the same stages, kernels, inputs and outputs.
+        weights: Of the same kind of network with the same stages, kernels, inputs and outputs. That it has the same
+            inputs and outputs is the caller's to know: of twice as many it would take each second one.
 
     Raises:
         PlanError: A tensor is missing, unexpected, narrower or of another kernel, or some layers are wider by another
@@ -36,11 +37,9 @@ def load_selected_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> 
         raise PlanError(
             f"The initial weights do not fit: some layers are wider by another factor than others. {REMEDY}"
         )
-    for step in map(int, factors):
-        slices = {key: tuple(slice(None, None, step if f == step else 1) for f in of) for key, of in found.items()}
-        weights = {key: wide[slices[key]] if key in slices else wide for key, wide in weights.items()}
+    slices = {key: tuple(slice(None, None, int(factor)) for factor in of) for key, of in found.items()}
     try:
-        load_weights(network, weights)
+        load_weights(network, {key: wide[slices[key]] if key in slices else wide for key, wide in weights.items()})
     except PlanError as error:
         raise PlanError(str(error).replace("Use the plan they were trained with.", REMEDY)) from error
 

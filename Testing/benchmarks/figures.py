@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 4)))
 LEARNT_BELOW = 0.3
 """The segmentation loss below which a student of the hippocampus is said to have learnt its two parts."""
-STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 4)))
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,11 @@ def draw_learning(curves: Sequence[Curve], path: Path) -> None:
     """
     figure, (left, right) = _figure(1, 2, (12, 4.2))
     kinds = list(dict.fromkeys(curve.learns_from for curve in curves))
-    named = list(dict.fromkeys(curve.name for curve in curves if curve.name))
     seen: dict[str, int] = {}
     told: set[tuple[str, bool]] = set()
     for curve in curves:
         colour, marker = COLOURS[kinds.index(curve.learns_from)], "^" if curve.from_teacher else "o"
-        if curve.name in named:
+        if curve.name:
             number = seen[curve.name] = seen.get(curve.name, -1) + 1
             epochs, style = range(1, len(curve.losses) + 1), STYLES[number % len(STYLES)]
             (line,) = left.plot(epochs, curve.losses, linestyle=style, color=colour)

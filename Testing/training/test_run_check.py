@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from packages import small_card, small_package
+from packages import TWO_WIDE, small_card, small_package, small_weights
+from plans import small_plan
 from raw_dataset import make_raw_dataset
 from ReCoKDLib.files import read_json, write_json
 from ReCoKDLib.networks import build_network
@@ -91,6 +92,19 @@ def test_initial_weights_for_other_labels(dataset: Path, tmp_path: Path, capsys:
     model = small_package(tmp_path / "model.recokd.zip")
     arguments = ["--dataset", str(dataset), "--teacher", str(model), "--initial", str(model)]
     assert "initial weights: The model blobs-x4 has the labels" in refused(arguments, tmp_path, capsys)
+
+
+def test_initial_weights_for_other_images(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Of the same width, so that every second input would be taken for every second channel."""
+    model = small_package(tmp_path / "model.recokd.zip")
+    write_json(tmp_path / "plan.json", ModelPackage.open(model).plan.to_nnunet())
+    plan = small_plan(features=TWO_WIDE, schemes=("ZScoreNormalization",) * 2)
+    card = small_card(channels=small_card().channels * 2)
+    labels = NnunetRawDataset(dataset).label_set
+    initial = write_package(tmp_path / "initial.recokd.zip", card, plan, labels, [small_weights(plan)])
+    arguments = ["--dataset", str(dataset), "--plan", str(tmp_path / "plan.json"), "--width", "0"]
+    told = refused([*arguments, "--initial", str(initial)], tmp_path, capsys)
+    assert "initial weights: The model blobs-x4 needs 2 channel(s), the dataset Dataset901_Blobs has 1" in told
 
 
 def test_initial_weights_of_a_teacher_and_of_a_student(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
