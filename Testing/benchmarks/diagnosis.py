@@ -3,11 +3,13 @@
     python Testing/benchmarks/diagnosis.py follow --method reco --steps 600 --folder FOLDER --data DATA
     python Testing/benchmarks/diagnosis.py features --runs x8-reco-3000-s0 --folder FOLDER --data DATA
     python Testing/benchmarks/diagnosis.py directions --runs x8-reco+logits-3000-s0 --folder FOLDER --data DATA
+    python Testing/benchmarks/diagnosis.py structures --runs x8-plain-3000-s0 --folder FOLDER --data DATA
     python Testing/benchmarks/diagnosis.py errors --runs x8-plain-3000-s0,x8-reco-3000-s0 --folder FOLDER --data DATA
 
 ``follow`` trains a short run and measures after every epoch; the others look at runs of the comparison: ``features``
 how close their features are to the teacher's, ``directions`` whether what each distillation term wants is what the
-labels want, ``errors`` where they are wrong. Each writes a JSON file; ``follow`` and ``errors`` draw a picture too.
+labels want, ``structures`` what they draw and in how many pieces, ``errors`` where they are wrong. Each writes a JSON
+file; ``follow`` and ``errors`` draw a picture too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import nn
 from diagnosis_errors import census, error_table
 from diagnosis_measures import (
     agreements,
+    drawn_structures,
     gradients_by_stage,
     least_unexplained,
     movements,
@@ -89,6 +92,7 @@ class Follower(Progress):
                 "unexplained": unexplained(trainer.distiller, few),
                 "least unexplained": least_unexplained(trainer.distiller, few),
                 "told apart": told_apart(trainer.distiller, self.recorder, self.images, self.labels),
+                "structures": drawn_structures(trainer.distiller, self.images, self.labels),
                 "gradients": gradients_by_stage(trainer.distiller, self.images[:2], self.labels[:2]),
                 "movements": movements(self.adapters, self.start),
                 "losses": trainer.history[-1] if trainer.history else {},
@@ -165,6 +169,18 @@ def features(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 6) 
     return _told(rows, setting.folder / "features.json")
 
 
+def structures(declared: Sequence[DeclaredRun], setting: Setting) -> str:
+    """For each run and structure what :func:`drawn_structures` tells, also as ``structures.json``."""
+    rows: list[dict[str, Any]] = []
+    with Progress("bar") as progress:
+        for run in declared:
+            prepared = prepare_run(run_settings(run, setting), progress, resume=True)
+            images, labels = (of.to(prepared.trainer.device) for of in probe(prepared, CASES, progress))
+            found = drawn_structures(prepared.trainer.distiller.eval(), images, labels.clamp_min(0))
+            rows += [{"run": run.name, "epoch": prepared.trainer.epoch, **structure} for structure in found]
+    return _told(rows, setting.folder / "structures.json")
+
+
 def _told(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
     """A markdown table of the rows, which are written as JSON too."""
     write_json(path, list(rows), overwrite=True)
@@ -180,6 +196,7 @@ def _told(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
 LOOKS: dict[str, Callable[[Sequence[DeclaredRun], Setting], str | Path]] = {
     "features": features,
     "directions": directions,
+    "structures": structures,
     "errors": errors,
 }
 """What can be done with runs of the comparison."""

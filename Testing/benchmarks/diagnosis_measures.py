@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from monai.metrics.meandice import compute_dice
+from scipy.ndimage import label
 from torch import Tensor, nn
 
 from ReCoKDLib.errors import ReCoKDError
@@ -146,6 +149,37 @@ def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels:
         fitted = torch.linalg.lstsq(x * weight, known * weight, driver="gelsd").solution
         guess = (seen @ fitted).argmax(1, keepdim=True) == torch.arange(len(values))
         found.append(float(((guess & right).sum(0) / right.sum(0).clamp_min(1)).mean()))
+    return found
+
+
+def drawn_structures(distiller: Distiller, images: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """What the student draws of each structure that the labels have.
+
+    Dice and number of pieces, connected over faces, are means over the cases that have the structure; "called 2" is the
+    share of all its voxels that the student gives label 2.
+
+    Args:
+        distiller: whose student it is.
+        images: (B, C, D, H, W).
+        labels: (B, 1, D, H, W), 0 for the background.
+    """
+    with torch.no_grad():
+        batches = [distiller.recorder.run(distiller.student, some, True).logits[0] for some in torch.split(images, 4)]
+    logits, labels = torch.cat(batches).cpu(), labels.cpu()
+    guess = logits.argmax(1, keepdim=True)
+    found = []
+    for value in torch.unique(labels[labels > 0]).tolist():
+        structure = labels == value
+        has = structure.flatten(1).any(1)
+        pieces = [label((one == value)[0].numpy())[1] for one in guess[has]]
+        found.append(
+            {
+                "label": value,
+                "dice": float(compute_dice(guess[has] == value, structure[has]).mean()),
+                "pieces": float(np.mean(pieces)),
+                **{f"called {k}": float((guess[structure] == k).double().mean()) for k in range(logits.shape[1])},
+            }
+        )
     return found
 
 

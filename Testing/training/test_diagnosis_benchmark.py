@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from averaged_teacher import train_on
-from diagnosis import directions, errors, features, follow
+from diagnosis import directions, errors, features, follow, structures
 from diagnosis_errors import Census, border_distance, error_table
 from diagnosis_measures import (
     agreements,
+    drawn_structures,
     gradients_by_stage,
     least_unexplained,
     linear_cka,
@@ -98,16 +100,17 @@ def test_no_student_leaves_less_than_its_channels_must() -> None:
 
 
 class _Given:
-    """A recorder of features that are given, for cases that are numbered by their first voxel."""
+    """A recorder of features and logits that are given, for cases that are numbered by their first voxel."""
 
     decoder = True
 
-    def __init__(self, *features: Tensor) -> None:
+    def __init__(self, *features: Tensor, logits: Sequence[Tensor] = ()) -> None:
         self.features = features
+        self.logits = logits
 
     def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
         cases = images[:, 0, 0, 0, 0].long()
-        return NetworkOutputs(tuple(stage[cases] for stage in self.features), ())
+        return NetworkOutputs(*(tuple(of[cases] for of in given) for given in (self.features, self.logits)))
 
 
 def test_structures_are_told_apart_where_the_features_differ() -> None:
@@ -128,6 +131,31 @@ def test_structures_are_told_apart_where_the_features_differ() -> None:
     assert told_apart(distiller(), recorder, images, missed)[0] == 0.5
     with pytest.raises(ReCoKDError, match="give two or more"):
         told_apart(distiller(), recorder, images[:1], labels[:1])
+
+
+def test_structures_are_counted_as_they_are_drawn() -> None:
+    labels = torch.zeros(3, 1, 4, 4, 4, dtype=torch.long)
+    labels[0, :, 1:3, :, :2] = 1
+    labels[1, :, :, :2] = 1
+    labels[2, :, 0, 0, 0] = 2
+    guess = labels.clone()
+    guess[0, :, 1:3, 1, :2] = 2  # cuts the structure in two
+    guess[1, :, 3, 3, 3] = 1  # a piece beside it
+    images = torch.arange(3.0).reshape(3, 1, 1, 1, 1).expand(labels.shape)
+    pair, logits = distiller(), nn.functional.one_hot(guess[:, 0], 3).movedim(-1, 1).float()
+    pair.recorder = cast(Any, _Given(logits=[logits, logits.roll(1, 1)]))  # the finest of them counts
+    one, two = drawn_structures(pair, images, labels)
+    assert one == pytest.approx(
+        {
+            "label": 1,
+            "dice": (24 / 28 + 64 / 65) / 2,  # the third case has none of it
+            "pieces": 2,
+            "called 0": 0,
+            "called 1": 44 / 48,
+            "called 2": 4 / 48,
+        }
+    )
+    assert two == {"label": 2, "dice": 1, "pieces": 1, "called 0": 0, "called 1": 0, "called 2": 1}
 
 
 def test_directions_agree_with_themselves() -> None:
@@ -219,6 +247,7 @@ def test_a_run_is_followed_from_its_start(setting: Setting) -> None:
     assert set(measured[0]["movements"].values()) == {0}
     assert measured[-1]["movements"]["connectors.0"] > 0
     assert 0 <= min(measured[-1]["cka"]) <= max(measured[-1]["cka"]) <= 1 + 1e-6
+    assert [structure["label"] for structure in measured[0]["structures"]] == [1, 2]
     assert len(measured[-1]["told apart"]) == 5  # three stages of the encoder, two of the decoder
 
 
@@ -239,6 +268,10 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     assert rows[0]["P F_S leaves"] is None
     terms = [row["term"] for row in json.loads((setting.folder / "directions.json").read_text())]
     assert terms == ["segmentation", "segmentation", "reco/fg", "reco/bg", "reco/att", "reco/ctx"]
+    assert structures(runs, setting).count("x4-plain-1-s0") == 2
+    drawn = json.loads((setting.folder / "structures.json").read_text())
+    for row in drawn:
+        assert sum(value for key, value in row.items() if key.startswith("called")) == pytest.approx(1)
     picture = errors(runs, setting)
     table = json.loads((setting.folder / "errors.json").read_text())
     assert picture.stat().st_size > 10_000
