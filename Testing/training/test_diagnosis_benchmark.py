@@ -110,7 +110,7 @@ class _Given:
 
     def run(self, network: nn.Module, images: Tensor, with_logits: bool) -> NetworkOutputs:
         cases = images[:, 0, 0, 0, 0].long()
-        return NetworkOutputs(*(tuple(of[cases] for of in given) for given in (self.features, self.logits)))
+        return NetworkOutputs(tuple(of[cases] for of in self.features), tuple(of[cases] for of in self.logits))
 
 
 def test_structures_are_told_apart_where_the_features_differ() -> None:
