@@ -64,7 +64,7 @@ def test_the_list_holds_what_the_issue_asks_for() -> None:
         seeds = [r.seed for r in DECLARED if (r.method, r.width, r.steps, r.labelled) == (method, 3, 3000, None)]
         assert seeds == [0, 1, 2]
         assert sum((run.method, run.width, run.labelled) == (method, 2, None) for run in DECLARED) == 1
-        nobody = set() if method == "plain" else {0}
+        nobody = {0} if method == "logits" else set()
         assert {run.labelled for run in DECLARED if run.method == method} == {None, 10, 20, 40} | nobody
     used = {name for run in DECLARED for name in METHODS[run.method].losses}
     assert set(available_losses()) == used
