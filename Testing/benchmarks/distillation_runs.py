@@ -36,6 +36,8 @@ class Method:
 
 
 FITTED = ConnectorOptions("fitted", 10)
+TUNED = {"reco": {"uniform": True, "masks": "area", "context": "affinity"}}
+"""ReCo-KD's options that were each better than its defaults with one seed."""
 METHODS: dict[str, Method] = {
     "plain": Method(unlabelled=False),
     "teacher's labels": Method(),  # and nothing else of it
@@ -80,6 +82,8 @@ METHODS: dict[str, Method] = {
     "reco, affinity": Method({"reco": 1}, {"reco": {"context": "affinity"}}),
     "reco, fitted": Method({"reco": 1}, connectors=FITTED),
     "reco, normalised": Method({"reco": 0.3}, {"reco": {"normalise": "ema"}}),
+    "reco, tuned": Method({"reco": 1}, TUNED, connectors=FITTED),
+    "reco, tuned, logits, eta 3": Method({"reco": 1, "logits": 3}, TUNED, connectors=FITTED),
     # students that start with channels of the teacher: weight selection
     "plain, from teacher": Method(unlabelled=False, from_teacher=True),
     "logits, eta 3, from teacher": Method({"logits": 3}, from_teacher=True),
@@ -140,6 +144,7 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method) for method in FROM_TEACHER),
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
+    *(DeclaredRun(method, seed=seed) for method in ("reco, area", "reco, tuned") for seed in (1, 2)),
     *(DeclaredRun(method, steps=6000) for method in ("plain", "logits, eta 3", "reco", "plain, from teacher")),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in (*MOST_TELLING, "teacher's labels")),
     *(DeclaredRun(method, seed=1, labelled=10) for method in ("plain", "logits", "reco", "teacher's labels")),
