@@ -168,8 +168,10 @@ def draw_learning(curves: Sequence[Curve], path: Path) -> None:
     """How students learn: their segmentation losses over the epochs, and their Dice by when these fell.
 
     Colours stand for what they learn from; triangles have started from their teacher. Left are those with a name, a
-    line for each seed; right all whose loss ever fell below ``LEARNT_BELOW``.
+    line for each seed; right all whose loss ever fell below ``LEARNT_BELOW``, with Spearman's rank correlation.
     """
+    from scipy.stats import spearmanr
+
     figure, (left, right) = _figure(1, 2, (12, 4.2))
     kinds = list(dict.fromkeys(curve.learns_from for curve in curves))
     seen: dict[str, int] = {}
@@ -189,7 +191,11 @@ def draw_learning(curves: Sequence[Curve], path: Path) -> None:
     left.set(title="segmentation loss in the training, a line for each seed", xlabel="epoch", yscale="log")
     left.set_yticks([0.2, 0.3, 0.4, 0.6, 1.0], ["0.2", "0.3", "0.4", "0.6", "1"])
     left.minorticks_off()
-    right.set(title="mean Dice x 100 at the end", xlabel=f"first epoch with a loss below {LEARNT_BELOW}")
+    title = "mean Dice x 100 at the end"
+    learnt = [(curve.learnt, curve.dice) for curve in curves if curve.learnt is not None]
+    if learnt and all(len(set(values)) > 1 for values in zip(*learnt, strict=True)):
+        title += f"; {len(learnt)} students, Spearman's rho {spearmanr(learnt).statistic:.2f}"
+    right.set(title=title, xlabel=f"first epoch with a loss below {LEARNT_BELOW}")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         if axis.lines:

@@ -293,7 +293,7 @@ def test_when_students_learnt_is_read_from_their_losses(tmp_path: Path) -> None:
         "x8-plain-3000-s0": made_up([0.7]),
         "x8-reco-3000-s0": late,
         "x8-reco+logits-3000-s0": made_up([0.7]),
-        "x8-logits-eta-3-from-teacher-3000-s1": made_up([0.9]),
+        "x8-logits-eta-3-from-teacher-3000-s0": made_up([0.9]),
         "x8-logits-3000-10labelled-s0": made_up([0.9]),
         "x4-plain-3000-s0": made_up([0.9]),
     }
