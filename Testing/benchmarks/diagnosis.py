@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from diagnosis_errors import census, error_table
 from diagnosis_measures import (
@@ -123,6 +123,17 @@ def errors(declared: Sequence[DeclaredRun], setting: Setting) -> Path:
     return setting.folder / "errors.png"
 
 
+def _begun(
+    declared: Sequence[DeclaredRun], setting: Setting, cases: int
+) -> Iterator[tuple[DeclaredRun, Run, Tensor, Tensor]]:
+    """Each of the comparison's runs at its last checkpoint, with images and labels of :func:`probe` on its device."""
+    with Progress("bar") as progress:
+        for run in declared:
+            prepared = prepare_run(run_settings(run, setting), progress, resume=True)
+            images, labels = (of.to(prepared.trainer.device) for of in probe(prepared, cases, progress))
+            yield run, prepared, images, labels.clamp_min(0)
+
+
 def directions(declared: Sequence[DeclaredRun], setting: Setting, cases: int = CASES) -> str:
     """For each run and term the cosines of :func:`agreements` with the segmentation loss, also as ``directions.json``.
 
@@ -130,15 +141,11 @@ def directions(declared: Sequence[DeclaredRun], setting: Setting, cases: int = C
         ReCoKDError: fewer than two validation cases.
     """
     rows: list[dict[str, Any]] = []
-    with Progress("bar") as progress:
-        for run in declared:
-            prepared = prepare_run(run_settings(run, setting), progress, resume=True)
-            images, labels = (of.to(prepared.trainer.device) for of in probe(prepared, cases, progress))
-            distiller = prepared.trainer.distiller
-            for term, cosines in agreements(distiller, images, labels.clamp_min(0), "segmentation").items():
-                places = [*(f"stage {k}" for k in range(len(cosines) - 1)), "decoder"]
-                read = zip(places, cosines, strict=True)
-                rows.append({"run": run.name, "term": term, **{place: cosine or None for place, cosine in read}})
+    for run, prepared, images, labels in _begun(declared, setting, cases):
+        for term, cosines in agreements(prepared.trainer.distiller, images, labels, "segmentation").items():
+            places = [*(f"stage {k}" for k in range(len(cosines) - 1)), "decoder"]
+            read = zip(places, cosines, strict=True)
+            rows.append({"run": run.name, "term": term, **{place: cosine or None for place, cosine in read}})
     return _told(rows, setting.folder / "directions.json")
 
 
@@ -147,37 +154,31 @@ def features(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 6) 
     ``features.json``.
     """
     rows: list[dict[str, Any]] = []
-    with Progress("bar") as progress:
-        for run in declared:
-            prepared = prepare_run(run_settings(run, setting), progress, resume=True)
-            images = probe(prepared, cases, progress)[0].to(prepared.trainer.device)
-            distiller = prepared.trainer.distiller.eval()
-            present, best = unexplained(distiller, images), least_unexplained(distiller, images)
-            rank = unexplained_by_rank(distiller, images)
-            rows += [
-                {
-                    "run": run.name,
-                    "epoch": prepared.trainer.epoch,
-                    "stage": k,
-                    "CKA": cka,
-                    "P F_S leaves": present.get(str(k)),
-                    "the best P leaves": best[str(k)],
-                    "with the best F_S": rank[str(k)],
-                }
-                for k, cka in enumerate(similarities(distiller, images))
-            ]
+    for run, prepared, images, _ in _begun(declared, setting, cases):
+        distiller = prepared.trainer.distiller.eval()
+        present, best = unexplained(distiller, images), least_unexplained(distiller, images)
+        rank = unexplained_by_rank(distiller, images)
+        rows += [
+            {
+                "run": run.name,
+                "epoch": prepared.trainer.epoch,
+                "stage": k,
+                "CKA": cka,
+                "P F_S leaves": present.get(str(k)),
+                "the best P leaves": best[str(k)],
+                "with the best F_S": rank[str(k)],
+            }
+            for k, cka in enumerate(similarities(distiller, images))
+        ]
     return _told(rows, setting.folder / "features.json")
 
 
 def structures(declared: Sequence[DeclaredRun], setting: Setting) -> str:
     """For each run and structure what :func:`drawn_structures` tells, also as ``structures.json``."""
     rows: list[dict[str, Any]] = []
-    with Progress("bar") as progress:
-        for run in declared:
-            prepared = prepare_run(run_settings(run, setting), progress, resume=True)
-            images, labels = (of.to(prepared.trainer.device) for of in probe(prepared, CASES, progress))
-            found = drawn_structures(prepared.trainer.distiller.eval(), images, labels.clamp_min(0))
-            rows += [{"run": run.name, "epoch": prepared.trainer.epoch, **structure} for structure in found]
+    for run, prepared, images, labels in _begun(declared, setting, CASES):
+        found = drawn_structures(prepared.trainer.distiller.eval(), images, labels)
+        rows += [{"run": run.name, "epoch": prepared.trainer.epoch, **structure} for structure in found]
     return _told(rows, setting.folder / "structures.json")
 
 
