@@ -9,7 +9,7 @@
 ``follow`` trains a short run and measures after every epoch; the others look at runs of the comparison: ``features``
 how close their features are to the teacher's, ``directions`` whether what each distillation term wants is what the
 labels want, ``structures`` what they draw and in how many pieces, ``errors`` where they are wrong. Each writes a JSON
-file; ``follow`` and ``errors`` draw a picture too.
+file; ``follow``, ``structures`` and ``errors`` draw pictures too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from diagnosis_errors import census, error_table
 from diagnosis_measures import (
     agreements,
+    drawn_labels,
     drawn_structures,
     gradients_by_stage,
     least_unexplained,
@@ -36,7 +38,7 @@ from diagnosis_measures import (
     unexplained_by_rank,
 )
 from distillation_runs import DECLARED, DeclaredRun, Setting, add_arguments, run_settings
-from figures import draw_errors, draw_following
+from figures import draw_errors, draw_following, draw_slices
 from ReCoKDLib.files import write_json
 from ReCoKDLib.preprocessing import OUTSIDE
 from ReCoKDTrainingLib.progress import Progress
@@ -45,10 +47,13 @@ from ReCoKDTrainingLib.runs import Run, prepare_run
 
 CASES = 40
 """Validation cases that are looked at, at most; ``follow`` looks at some things in fewer."""
+SHOWN = 3
+"""Of these in pictures of slices."""
 
 
 class Follower(Progress):
-    """Measures whenever the trainer tells of an epoch, and writes ``following.json`` and ``following.png`` anew.
+    """Measures whenever the trainer tells of an epoch, and writes ``following.json``, ``following.png`` and
+    ``slices.png`` anew.
 
     Args:
         title: above the picture.
@@ -58,6 +63,7 @@ class Follower(Progress):
         super().__init__("bar")
         self.title = title
         self.measured: list[dict[str, Any]] = []
+        self.drawn: dict[str, Tensor] = {}
         self.run: Run | None = None
 
     def begin(self, run: Run, cases: int) -> None:
@@ -67,6 +73,7 @@ class Follower(Progress):
         images, labels = probe(run, CASES, self)
         labels[labels == OUTSIDE] = 0
         self.images, self.labels = images.to(run.trainer.device), labels.to(run.trainer.device)
+        self.annotated = labels
         architecture = run.plan.architecture
         self.recorder = recorder_for(architecture, decoder=architecture.backbone.encoder_returns_stages)
         distiller = run.trainer.distiller
@@ -85,6 +92,8 @@ class Follower(Progress):
         assert self.run is not None
         trainer, output = self.run.trainer, self.run.settings.output
         few = self.images[: self.cases]
+        drawn = drawn_labels(trainer.distiller, self.images)
+        self.drawn[f"after epoch {trainer.epoch}"] = drawn[:SHOWN]
         self.measured.append(
             {
                 "epoch": trainer.epoch,
@@ -92,7 +101,7 @@ class Follower(Progress):
                 "unexplained": unexplained(trainer.distiller, few),
                 "least unexplained": least_unexplained(trainer.distiller, few),
                 "told apart": told_apart(trainer.distiller, self.recorder, self.images, self.labels),
-                "structures": drawn_structures(trainer.distiller, self.images, self.labels),
+                "structures": drawn_structures(drawn, self.annotated),
                 "gradients": gradients_by_stage(trainer.distiller, self.images[:2], self.labels[:2]),
                 "movements": movements(self.adapters, self.start),
                 "losses": trainer.history[-1] if trainer.history else {},
@@ -100,6 +109,10 @@ class Follower(Progress):
         )
         write_json(output / "following.json", {"run": self.title, "epochs": self.measured}, overwrite=True)
         draw_following(self.measured, self.title, output / "following.png")
+        epochs = list(self.drawn)
+        fitting = [epochs[k] for k in np.unique(np.linspace(0, len(epochs) - 1, 8).round().astype(int))]
+        shown = {"annotation": self.annotated[:SHOWN], **{epoch: self.drawn[epoch] for epoch in fitting}}
+        draw_slices(self.images[:SHOWN], shown, self.run.plan.spacing, output / "slices.png")
 
 
 def follow(declared: DeclaredRun, setting: Setting, cases: int = 6) -> Path:
@@ -174,11 +187,17 @@ def features(declared: Sequence[DeclaredRun], setting: Setting, cases: int = 6) 
 
 
 def structures(declared: Sequence[DeclaredRun], setting: Setting) -> str:
-    """For each run and structure what :func:`drawn_structures` tells, also as ``structures.json``."""
+    """For each run and structure what :func:`drawn_structures` tells, also as ``structures.json``; what the runs
+    draw as ``structures.png``.
+    """
     rows: list[dict[str, Any]] = []
+    shown: dict[str, Tensor] = {}
     for run, prepared, images, labels in _begun(declared, setting, CASES):
-        found = drawn_structures(prepared.trainer.distiller.eval(), images, labels)
+        annotated, drawn = labels.cpu(), drawn_labels(prepared.trainer.distiller.eval(), images)
+        found = drawn_structures(drawn, annotated)
         rows += [{"run": run.name, "epoch": prepared.trainer.epoch, **structure} for structure in found]
+        shown = {"annotation": annotated[:SHOWN], **shown, run.name: drawn[:SHOWN]}
+        draw_slices(images[:SHOWN], shown, prepared.plan.spacing, setting.folder / "structures.png")
     return _told(rows, setting.folder / "structures.json")
 
 

@@ -152,32 +152,35 @@ def told_apart(distiller: Distiller, recorder: Recorder, images: Tensor, labels:
     return found
 
 
-def drawn_structures(distiller: Distiller, images: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """What the student draws of each structure that the labels have.
-
-    Dice and number of pieces, connected over faces, are means over the cases that have the structure; "called 2" is the
-    share of all its voxels that the student gives label 2.
-
-    Args:
-        distiller: whose student it is.
-        images: (B, C, D, H, W).
-        labels: (B, 1, D, H, W), 0 for the background.
-    """
+def drawn_labels(distiller: Distiller, images: Tensor) -> Tensor:
+    """The label that the student gives each voxel of (B, C, D, H, W) images: (B, 1, D, H, W) in main memory."""
     with torch.no_grad():
         batches = [distiller.recorder.run(distiller.student, some, True).logits[0] for some in torch.split(images, 4)]
-    logits, labels = torch.cat(batches).cpu(), labels.cpu()
-    guess = logits.argmax(1, keepdim=True)
+    return torch.cat([logits.argmax(1, keepdim=True).cpu() for logits in batches])
+
+
+def drawn_structures(drawn: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """What was drawn of each structure that the labels have.
+
+    Dice and number of pieces, connected over faces, are means over the cases that have the structure; "called 2" is the
+    share of all its voxels that were given label 2.
+
+    Args:
+        drawn: (B, 1, D, H, W).
+        labels: (B, 1, D, H, W), 0 for the background.
+    """
+    values = range(int(max(drawn.max(), labels.max())) + 1)
     found = []
     for value in torch.unique(labels[labels > 0]).tolist():
         structure = labels == value
         has = structure.flatten(1).any(1)
-        pieces = [label((one == value)[0].numpy())[1] for one in guess[has]]
+        pieces = [label((one == value)[0].numpy())[1] for one in drawn[has]]
         found.append(
             {
                 "label": value,
-                "dice": float(compute_dice(guess[has] == value, structure[has]).mean()),
+                "dice": float(compute_dice(drawn[has] == value, structure[has]).mean()),
                 "pieces": float(np.mean(pieces)),
-                **{f"called {k}": float((guess[structure] == k).double().mean()) for k in range(logits.shape[1])},
+                **{f"called {k}": float((drawn[structure] == k).double().mean()) for k in values},
             }
         )
     return found

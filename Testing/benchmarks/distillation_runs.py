@@ -127,7 +127,6 @@ class DeclaredRun:
 
 MOST_TELLING = ("plain", "logits", "reco", "reco+logits")
 OTHERS = ("fitnet", "cwd", "at", "ifvd", "skd", "cirkd", "emkd", "mgd", "dprd")
-TWICE_AS_LONG = ("plain", "logits, eta 3", "reco")
 PARTS = ("reco, fg", "reco, bg", "reco, att", "reco, ctx")
 FROM_TEACHER = tuple(name for name, method in METHODS.items() if method.from_teacher)
 LOGITS = tuple(name for name in METHODS if name.startswith(("logits, ", "logits by")) and name not in FROM_TEACHER)
@@ -146,8 +145,8 @@ DECLARED: tuple[DeclaredRun, ...] = (
     *(DeclaredRun(method) for method in PARTS),
     *(DeclaredRun(method) for method in CANDIDATES),
     *(DeclaredRun(method, seed=seed) for method in ("reco, area", "reco, tuned") for seed in (1, 2)),
-    *(DeclaredRun(method, steps=6000) for method in (*TWICE_AS_LONG, "plain, from teacher")),
-    *(DeclaredRun(method, seed=seed, steps=6000) for seed in (1, 2) for method in TWICE_AS_LONG),
+    *(DeclaredRun(method, steps=6000) for method in ("plain", "logits, eta 3", "reco", "plain, from teacher")),
+    *(DeclaredRun(method, seed=seed, steps=6000) for seed in (1, 2) for method in ("plain", "logits, eta 3")),
     *(DeclaredRun(method, labelled=n) for n in (10, 20, 40) for method in (*MOST_TELLING, "teacher's labels")),
     *(DeclaredRun(method, seed=1, labelled=10) for method in ("plain", "logits", "reco", "teacher's labels")),
     *(DeclaredRun("logits", seed=seed, labelled=0) for seed in (0, 1)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ReCoKDLib.files import atomic_file
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -137,6 +138,46 @@ def draw_errors(table: Mapping[str, Mapping[str, Any]], names: Sequence[str], pa
         axis.set_xticks(places, groups, rotation=40, ha="right", fontsize=8)
         axis.set_ylim(0, 1.3 * (max(map(max, bars.values())) or 1))  # room for the legend
         axis.legend(fontsize=7, loc="upper right")
+    _save(figure, path)
+
+
+def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing: Sequence[float], path: Path) -> None:
+    """A row for each image with a column for each of those who drew labels in it.
+
+    A slice is the one in which the first of them drew most, along any of the network's axes. The two axes left run
+    upwards and to the right.
+
+    Args:
+        images: (B, C, D, H, W), of which the first channel is shown.
+        drawn: By who drew them, (B, 1, D, H, W) labels, 0 for the background.
+        spacing: Of a voxel along D, H, W, in millimetres.
+        path: A PNG.
+    """
+    import numpy as np
+
+    labels = {name: drawn_here[:, 0].cpu().numpy() for name, drawn_here in drawn.items()}
+    first = next(iter(labels.values()))
+    highest = max(int(values.max()) for values in labels.values())
+    figure, axes = _figure(len(images), len(labels), (1.9 * len(labels), 0.3 + 1.9 * len(images)))
+    panels = iter(axes)
+    for number, image in enumerate(images[:, 0].cpu().float().numpy()):
+        areas = [(first[number] > 0).sum(tuple({0, 1, 2} - {axis})) for axis in range(3)]
+        axis = max(range(3), key=lambda a: areas[a].max())
+        index = int(areas[axis].argmax())
+        up, right = (mm for a, mm in enumerate(spacing) if a != axis)
+        for name, values in labels.items():
+            panel = next(panels)
+            panel.imshow(image.take(index, axis), cmap="gray", origin="lower", aspect=up / right)
+            cut = np.pad(values[number].take(index, axis), 1)  # so that outlines close at the border
+            across, along = (np.arange(n) - 1 for n in cut.shape[::-1])
+            for value in range(1, highest + 1):
+                if (cut == value).any():
+                    colour, inside = COLOURS[(value - 1) % len(COLOURS)], (cut == value).astype(float)
+                    panel.contourf(across, along, inside, levels=(0.5, 1.5), colors=[colour], alpha=0.35)
+                    panel.contour(across, along, inside, levels=(0.5,), colors=[colour], linewidths=1)
+            panel.set(xticks=[], yticks=[])
+            if number == 0:
+                panel.set_title(name, fontsize=7)
     _save(figure, path)
 
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import figures
 from averaged_teacher import train_on
 from diagnosis import directions, errors, features, follow, structures
 from diagnosis_errors import Census, border_distance, error_table
 from diagnosis_measures import (
     agreements,
+    drawn_labels,
     drawn_structures,
     gradients_by_stage,
     least_unexplained,
@@ -32,6 +34,7 @@ from distillation_cases import block_labels, network, plain_labels
 from distillation_costs import pulls
 from distillation_runs import DeclaredRun, Setting
 from distillation_training import train
+from figures import draw_slices
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
@@ -144,7 +147,9 @@ def test_structures_are_counted_as_they_are_drawn() -> None:
     images = torch.arange(3.0).reshape(3, 1, 1, 1, 1).expand(labels.shape)
     pair, logits = distiller(), nn.functional.one_hot(guess[:, 0], 3).movedim(-1, 1).float()
     pair.recorder = cast(Any, _Given(logits=[logits, logits.roll(1, 1)]))  # the finest of them counts
-    one, two = drawn_structures(pair, images, labels)
+    drawn = drawn_labels(pair, images)
+    assert torch.equal(drawn, guess)
+    one, two = drawn_structures(drawn, labels)
     assert one == pytest.approx(
         {
             "label": 1,
@@ -239,10 +244,29 @@ def test_errors_are_counted_where_they_are() -> None:
     assert table["label 1"]["errors of plain alone"] == 0
 
 
+def test_slices_are_those_where_most_is_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Any] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: saved.append(figure))
+    images = torch.arange(2 * 4 * 5 * 6.0).reshape(2, 1, 4, 5, 6)
+    annotated = torch.zeros(images.shape, dtype=torch.long)
+    annotated[0, 0, 2, 1:4, 1:5] = 1
+    annotated[1, 0, 1:3, 1:4, 5] = 2
+    nothing = torch.zeros_like(annotated)
+    draw_slices(images, {"annotation": annotated, "student": nothing}, (2, 1, 1), tmp_path / "slices.png")
+    panels = saved[0].axes
+    assert [panel.get_title() for panel in panels] == ["annotation", "student", "", ""]
+    shown = [panel.images[0].get_array() for panel in panels]
+    assert all(np.array_equal(panel, images[0, 0, 2]) for panel in shown[:2])
+    assert all(np.array_equal(panel, images[1, 0, :, :, 5]) for panel in shown[2:])
+    assert [len(panel.collections) for panel in panels] == [2, 0, 2, 0]  # tint and outline of what is drawn
+    assert [panel.get_aspect() for panel in panels] == [1, 1, 2, 2]
+
+
 def test_a_run_is_followed_from_its_start(setting: Setting) -> None:
     picture = follow(DeclaredRun("reco", width=2, steps=3), replace(setting, folder=setting.folder / "followed"), 1)
     measured = json.loads((picture.parent / "following.json").read_text())["epochs"]
     assert picture.stat().st_size > 10_000
+    assert (picture.parent / "slices.png").stat().st_size > 10_000
     assert [entry["epoch"] for entry in measured] == [0, 1, 2, 3]
     assert set(measured[0]["movements"].values()) == {0}
     assert measured[-1]["movements"]["connectors.0"] > 0
@@ -269,6 +293,7 @@ def test_errors_of_runs_of_the_comparison(setting: Setting) -> None:
     terms = [row["term"] for row in json.loads((setting.folder / "directions.json").read_text())]
     assert terms == ["segmentation", "segmentation", "reco/fg", "reco/bg", "reco/att", "reco/ctx"]
     assert structures(runs, setting).count("x4-plain-1-s0") == 2
+    assert (setting.folder / "structures.png").stat().st_size > 10_000
     drawn = json.loads((setting.folder / "structures.json").read_text())
     for row in drawn:
         assert sum(value for key, value in row.items() if key.startswith("called")) == pytest.approx(1)
