@@ -144,8 +144,8 @@ def draw_errors(table: Mapping[str, Mapping[str, Any]], names: Sequence[str], pa
 def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing: Sequence[float], path: Path) -> None:
     """A row for each image with a column for each of those who drew labels in it.
 
-    A slice is the one in which the first of them drew most, along any of the network's axes. The two axes left run
-    upwards and to the right.
+    A slice is the one in which the first of them drew most, along that of the network's axes along which this is most
+    for all images together. The two axes left run upwards and to the right.
 
     Args:
         images: (B, C, D, H, W), of which the first channel is shown.
@@ -158,13 +158,13 @@ def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing
     labels = {name: drawn_here[:, 0].cpu().numpy() for name, drawn_here in drawn.items()}
     first = next(iter(labels.values()))
     highest = max(int(values.max()) for values in labels.values())
+    areas = [(first > 0).sum(tuple({1, 2, 3} - {1 + axis})) for axis in range(3)]
+    axis = max(range(3), key=lambda a: areas[a].max(1).sum())
+    up, right = (mm for a, mm in enumerate(spacing) if a != axis)
     figure, axes = _figure(len(images), len(labels), (1.9 * len(labels), 0.3 + 1.9 * len(images)))
     panels = iter(axes)
     for number, image in enumerate(images[:, 0].cpu().float().numpy()):
-        areas = [(first[number] > 0).sum(tuple({0, 1, 2} - {axis})) for axis in range(3)]
-        axis = max(range(3), key=lambda a: areas[a].max())
-        index = int(areas[axis].argmax())
-        up, right = (mm for a, mm in enumerate(spacing) if a != axis)
+        index = int(areas[axis][number].argmax())
         for name, values in labels.items():
             panel = next(panels)
             panel.imshow(image.take(index, axis), cmap="gray", origin="lower", aspect=up / right)
@@ -175,7 +175,7 @@ def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing
                     colour, inside = COLOURS[(value - 1) % len(COLOURS)], (cut == value).astype(float)
                     panel.contourf(across, along, inside, levels=(0.5, 1.5), colors=[colour], alpha=0.35)
                     panel.contour(across, along, inside, levels=(0.5,), colors=[colour], linewidths=1)
-            panel.set(xticks=[], yticks=[])
+            panel.set(xticks=[], yticks=[], xlim=across[[0, -1]] + (0.5, -0.5), ylim=along[[0, -1]] + (0.5, -0.5))
             if number == 0:
                 panel.set_title(name, fontsize=7)
     _save(figure, path)

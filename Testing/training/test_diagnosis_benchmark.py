@@ -250,16 +250,16 @@ def test_slices_are_those_where_most_is_annotated(tmp_path: Path, monkeypatch: p
     images = torch.arange(2 * 4 * 5 * 6.0).reshape(2, 1, 4, 5, 6)
     annotated = torch.zeros(images.shape, dtype=torch.long)
     annotated[0, 0, 2, 1:4, 1:5] = 1
-    annotated[1, 0, 1:3, 1:4, 5] = 2
+    annotated[1, 0, 3, 1:4, 1:3] = 2
     nothing = torch.zeros_like(annotated)
-    draw_slices(images, {"annotation": annotated, "student": nothing}, (2, 1, 1), tmp_path / "slices.png")
+    draw_slices(images, {"annotation": annotated, "student": nothing}, (9, 2, 1), tmp_path / "slices.png")
     panels = saved[0].axes
     assert [panel.get_title() for panel in panels] == ["annotation", "student", "", ""]
     shown = [panel.images[0].get_array() for panel in panels]
     assert all(np.array_equal(panel, images[0, 0, 2]) for panel in shown[:2])
-    assert all(np.array_equal(panel, images[1, 0, :, :, 5]) for panel in shown[2:])
+    assert all(np.array_equal(panel, images[1, 0, 3]) for panel in shown[2:])
     assert [len(panel.collections) for panel in panels] == [2, 0, 2, 0]  # tint and outline of what is drawn
-    assert [panel.get_aspect() for panel in panels] == [1, 1, 2, 2]
+    assert [panel.get_aspect() for panel in panels] == [2, 2, 2, 2]
 
 
 def test_a_run_is_followed_from_its_start(setting: Setting) -> None:
