@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from ReCoKDLib.files import atomic_file
@@ -161,7 +162,9 @@ def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing
     areas = [(first > 0).sum(tuple({1, 2, 3} - {1 + axis})) for axis in range(3)]
     axis = max(range(3), key=lambda a: areas[a].max(1).sum())
     up, right = (mm for a, mm in enumerate(spacing) if a != axis)
-    figure, axes = _figure(len(images), len(labels), (1.9 * len(labels), 0.3 + 1.9 * len(images)))
+    rows, columns = (n * mm for a, (n, mm) in enumerate(zip(first.shape[1:], spacing, strict=True)) if a != axis)
+    height = 0.1 + 1.9 * rows / columns
+    figure, axes = _figure(len(images), len(labels), (2 * len(labels), 0.5 + height * len(images)))
     panels = iter(axes)
     for number, image in enumerate(images[:, 0].cpu().float().numpy()):
         index = int(areas[axis][number].argmax())
@@ -177,7 +180,7 @@ def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing
                     panel.contour(across, along, inside, levels=(0.5,), colors=[colour], linewidths=1)
             panel.set(xticks=[], yticks=[], xlim=across[[0, -1]] + (0.5, -0.5), ylim=along[[0, -1]] + (0.5, -0.5))
             if number == 0:
-                panel.set_title(name, fontsize=7)
+                panel.set_title("\n".join(wrap(name, 20)), fontsize=8)
     _save(figure, path)
 
 
