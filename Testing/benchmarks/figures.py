@@ -160,7 +160,7 @@ def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing
     first = next(iter(labels.values()))
     highest = max(int(values.max()) for values in labels.values())
     areas = [(first > 0).sum(tuple({1, 2, 3} - {1 + axis})) for axis in range(3)]
-    axis = max(range(3), key=lambda a: areas[a].max(1).sum())
+    axis = max(range(3), key=lambda a: areas[a].max(1).sum() / spacing[a])  # up to a factor, in square millimetres
     up, right = (mm for a, mm in enumerate(spacing) if a != axis)
     rows, columns = (n * mm for a, (n, mm) in enumerate(zip(first.shape[1:], spacing, strict=True)) if a != axis)
     height = 0.1 + 1.9 * rows / columns
