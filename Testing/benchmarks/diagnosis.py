@@ -73,7 +73,6 @@ class Follower(Progress):
         images, labels = probe(run, CASES, self)
         labels[labels == OUTSIDE] = 0
         self.images, self.labels = images.to(run.trainer.device), labels.to(run.trainer.device)
-        self.annotated = labels
         architecture = run.plan.architecture
         self.recorder = recorder_for(architecture, decoder=architecture.backbone.encoder_returns_stages)
         distiller = run.trainer.distiller
@@ -92,7 +91,7 @@ class Follower(Progress):
         assert self.run is not None
         trainer, output = self.run.trainer, self.run.settings.output
         few = self.images[: self.cases]
-        drawn = drawn_labels(trainer.distiller, self.images)
+        annotated, drawn = self.labels.cpu(), drawn_labels(trainer.distiller, self.images)
         self.drawn[f"after epoch {trainer.epoch}"] = drawn[:SHOWN]
         self.measured.append(
             {
@@ -101,7 +100,7 @@ class Follower(Progress):
                 "unexplained": unexplained(trainer.distiller, few),
                 "least unexplained": least_unexplained(trainer.distiller, few),
                 "told apart": told_apart(trainer.distiller, self.recorder, self.images, self.labels),
-                "structures": drawn_structures(drawn, self.annotated),
+                "structures": drawn_structures(drawn, annotated),
                 "gradients": gradients_by_stage(trainer.distiller, self.images[:2], self.labels[:2]),
                 "movements": movements(self.adapters, self.start),
                 "losses": trainer.history[-1] if trainer.history else {},
@@ -111,7 +110,7 @@ class Follower(Progress):
         draw_following(self.measured, self.title, output / "following.png")
         epochs = list(self.drawn)
         fitting = [epochs[k] for k in np.unique(np.linspace(0, len(epochs) - 1, 8).round().astype(int))]
-        shown = {"annotation": self.annotated[:SHOWN], **{epoch: self.drawn[epoch] for epoch in fitting}}
+        shown = {"annotation": annotated[:SHOWN], **{epoch: self.drawn[epoch] for epoch in fitting}}
         draw_slices(self.images[:SHOWN], shown, self.run.plan.spacing, output / "slices.png")
 
 
@@ -196,8 +195,8 @@ def structures(declared: Sequence[DeclaredRun], setting: Setting) -> str:
         annotated, drawn = labels.cpu(), drawn_labels(prepared.trainer.distiller.eval(), images)
         found = drawn_structures(drawn, annotated)
         rows += [{"run": run.name, "epoch": prepared.trainer.epoch, **structure} for structure in found]
-        shown = {"annotation": annotated[:SHOWN], **shown, run.name: drawn[:SHOWN]}
-        draw_slices(images[:SHOWN], shown, prepared.plan.spacing, setting.folder / "structures.png")
+        shown |= {"annotation": annotated[:SHOWN], run.name: drawn[:SHOWN]}
+    draw_slices(images[:SHOWN], shown, prepared.plan.spacing, setting.folder / "structures.png")
     return _told(rows, setting.folder / "structures.json")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from textwrap import wrap
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from ReCoKDLib.files import atomic_file
@@ -180,7 +180,7 @@ def draw_slices(images: torch.Tensor, drawn: Mapping[str, torch.Tensor], spacing
                     panel.contour(across, along, inside, levels=(0.5,), colors=[colour], linewidths=1)
             panel.set(xticks=[], yticks=[], xlim=across[[0, -1]] + (0.5, -0.5), ylim=along[[0, -1]] + (0.5, -0.5))
             if number == 0:
-                panel.set_title("\n".join(wrap(name, 20)), fontsize=8)
+                panel.set_title(fill(name, 20), fontsize=8)
     _save(figure, path)
 
 

@@ -34,7 +34,6 @@ from distillation_cases import block_labels, network, plain_labels
 from distillation_costs import pulls
 from distillation_runs import DeclaredRun, Setting
 from distillation_training import train
-from figures import draw_slices
 from ReCoKDLib.errors import ReCoKDError
 from ReCoKDLib.package import ModelPackage
 from ReCoKDTrainingLib.distiller import Distiller, WeightedLoss
@@ -252,7 +251,7 @@ def test_slices_are_those_where_most_is_annotated(tmp_path: Path, monkeypatch: p
     annotated[0, 0, 2, 1:4, 1:5] = 1
     annotated[1, 0, 3, 1:4, 1:3] = 2
     nothing = torch.zeros_like(annotated)
-    draw_slices(images, {"annotation": annotated, "student": nothing}, (1, 2, 1), tmp_path / "slices.png")
+    figures.draw_slices(images, {"annotation": annotated, "student": nothing}, (1, 2, 1), tmp_path / "slices.png")
     panels = saved[0].axes
     assert [panel.get_title() for panel in panels] == ["annotation", "student", "", ""]
     shown = [panel.images[0].get_array() for panel in panels]
